@@ -1,0 +1,1 @@
+"""Engines: request in, chunks out. Heavy libraries are imported inside functions."""

@@ -1,0 +1,38 @@
+"""The one logging set-up. `main` calls `setup`; every module has its own logger.
+
+Lines read `time | level | logger | message`, times in UTC. Nothing here prints, and the
+standard streams stay what they are.
+"""
+
+import logging
+import logging.handlers
+import os
+import time
+from pathlib import Path
+
+FORMAT = "%(asctime)s | %(levelname)s | %(name)s | %(message)s"
+
+
+def setup(file_name: str | None = None, *, debug: bool = False) -> None:
+    """Sends log lines to standard error and, when `LOGDIR` is set, to a file there.
+
+    Args:
+        file_name: name of the log file, for example `controller.log`; rotated daily (UTC).
+        debug: lets DEBUG lines through. Prompts and answers appear at that level only.
+    """
+    formatter = logging.Formatter(FORMAT, "%Y-%m-%d %H:%M:%S")
+    formatter.converter = time.gmtime
+    handlers: list[logging.Handler] = [logging.StreamHandler()]
+    folder = os.environ.get("LOGDIR")
+    if file_name and folder:
+        Path(folder).mkdir(parents=True, exist_ok=True)
+        handlers.append(
+            logging.handlers.TimedRotatingFileHandler(
+                Path(folder) / file_name, when="D", utc=True, encoding="utf-8", delay=True
+            )
+        )
+    for handler in handlers:
+        handler.setFormatter(formatter)
+    logging.basicConfig(level=logging.WARNING, handlers=handlers, force=True)
+    for name in ("fastchat", "uvicorn"):
+        logging.getLogger(name).setLevel(logging.DEBUG if debug else logging.INFO)

@@ -1,0 +1,1 @@
+"""Wire formats: bodies in, bodies out. No server, no model."""

@@ -1,0 +1,160 @@
+"""Settings: one frozen dataclass per process becomes its flags, environment and defaults.
+
+A value comes from the flag, else from the environment variable named by `Env`, else from
+the default. Underscores and dashes are the same in a flag; a prefix is never guessed:
+short forms that were published are declared as aliases. Only this module reads
+`os.environ` on behalf of a process.
+"""
+
+import dataclasses
+import os
+import sys
+import traceback
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Annotated, Any, TypeVar, get_args, get_origin, get_type_hints
+
+import tyro
+
+from fastchat.errors import FastChatError, UsageError
+
+S = TypeVar("S")
+
+CommaList = Annotated[
+    tuple[str, ...],
+    tyro.constructors.PrimitiveConstructorSpec(
+        nargs=1,
+        metavar="A,B",
+        instance_from_str=lambda args: tuple(x.strip() for x in args[0].split(",") if x.strip()),
+        is_instance=lambda value: isinstance(value, tuple),
+        str_from_instance=lambda value: [",".join(value)],
+    ),
+]
+"""Several words in one argument, separated by commas."""
+
+
+@dataclass(frozen=True, slots=True)
+class Env:
+    """Annotation that names the environment variable of a field."""
+
+    name: str
+
+
+def alias(*names: str) -> Any:
+    """Annotation that declares published short forms of a flag: `alias("--controller")`."""
+    return tyro.conf.arg(aliases=list(names))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ServerSettings:
+    """Where a server listens."""
+
+    host: str = "localhost"
+    """Address to listen on."""
+    port: int = 8000
+    """Port to listen on; 0 takes a free one."""
+    ssl: bool = False
+    """Serve TLS with the files named by SSL_KEYFILE and SSL_CERTFILE."""
+    ssl_keyfile: Annotated[str | None, Env("SSL_KEYFILE")] = None
+    """Private key for --ssl."""
+    ssl_certfile: Annotated[str | None, Env("SSL_CERTFILE")] = None
+    """Certificate for --ssl."""
+    debug: bool = False
+    """Log at DEBUG level and show tracebacks."""
+
+
+def parse(cls: type[S], argv: Sequence[str] | None = None, *, prog: str | None = None) -> S:
+    """Reads `cls` from flags, environment and defaults.
+
+    Args:
+        cls: a frozen dataclass; its docstring is the help page's first paragraph.
+        argv: arguments without the program's name; None takes those of the process.
+        prog: the command as the help page should print it.
+
+    Raises:
+        SystemExit: 0 after `--help`, 2 for a flag or value that is not known.
+        UsageError: an environment variable does not fit its field.
+    """
+    arguments = list(sys.argv[1:] if argv is None else argv)
+    return tyro.cli(
+        cls,
+        args=_booleans_as_switches(cls, arguments),
+        default=cls(**_from_environment(cls)),
+        prog=prog,
+    )
+
+
+def run_command(
+    cls: type[S],
+    body: Callable[[S], int | None],
+    argv: Sequence[str] | None = None,
+    *,
+    prog: str,
+) -> int:
+    """Parses the settings, runs `body` and turns errors into one line and an exit status.
+
+    The status is 2 for the caller's mistakes, 1 for other failures, 130 after Ctrl-C. With
+    `--debug` the traceback is printed as well.
+    """
+    debug = False
+    try:
+        settings = parse(cls, argv, prog=prog)
+        debug = bool(getattr(settings, "debug", False))
+        return body(settings) or 0
+    except FastChatError as error:
+        if debug:
+            traceback.print_exc()
+        print(f"{prog.split()[-1]}: {error.message}", file=sys.stderr)
+        return 2 if isinstance(error, UsageError) else 1
+    except KeyboardInterrupt:
+        return 130
+
+
+def _from_environment(cls: type) -> dict[str, Any]:
+    """Values of the fields whose environment variable is set."""
+    values: dict[str, Any] = {}
+    hints = get_type_hints(cls, include_extras=True)
+    for field in dataclasses.fields(cls):
+        hint = hints[field.name]
+        if get_origin(hint) is not Annotated:
+            continue
+        for note in get_args(hint)[1:]:
+            if isinstance(note, Env) and (text := os.environ.get(note.name)) is not None:
+                values[field.name] = _value_from_text(hint, text, note.name)
+    return values
+
+
+def _value_from_text(hint: Any, text: str, name: str) -> Any:
+    """The value of `text` in a field of type `hint`."""
+    if hint == CommaList or get_origin(get_args(hint)[0]) is tuple:
+        return tuple(x.strip() for x in text.split(",") if x.strip())
+    base = get_args(hint)[0]
+    kinds = get_args(base) or (base,)
+    if bool in kinds:
+        return text.strip().lower() in ("1", "true", "yes", "on")
+    for kind in (int, float):
+        if kind in kinds:
+            try:
+                return kind(text)
+            except ValueError:
+                message = f"{name}={text!r} is not a number; correct or unset this variable."
+                raise UsageError(message) from None
+    return text
+
+
+def _booleans_as_switches(cls: type, argv: Sequence[str]) -> list[str]:
+    """Lets `--flag True` and `--flag=false` stand for `--flag` and `--no-flag`."""
+    hints = get_type_hints(cls)
+    switches = {name.replace("_", "-") for name, kind in hints.items() if kind is bool}
+    result: list[str] = []
+    words = iter(range(len(argv)))
+    for i in words:
+        flag, _, value = argv[i].partition("=")
+        name = flag.removeprefix("--").replace("_", "-")
+        if not flag.startswith("--") or name not in switches:
+            result.append(argv[i])
+            continue
+        if not value and i + 1 < len(argv) and argv[i + 1].lower() in ("true", "false"):
+            value = argv[next(words)]
+        result.append(f"--no-{name}" if value.lower() == "false" else f"--{name}")
+    return result
