@@ -6,16 +6,18 @@ response object per piece costs more than the piece.
 
 import asyncio
 import logging
+import signal
 import socket
-from collections.abc import AsyncIterator, Awaitable, Callable
-from typing import Any
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
+from types import FrameType
+from typing import Any, TypeVar
 
 import orjson
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
-from starlette.types import ASGIApp, Receive, Scope, Send
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from fastchat.errors import BodyTooLargeError, FastChatError, UsageError
+from fastchat.errors import BodyTooLargeError, UpstreamTimeoutError, UsageError
 from fastchat.protocol.errors import error_body, public_error
 from fastchat.settings import ServerSettings
 
@@ -23,8 +25,23 @@ log = logging.getLogger(__name__)
 
 Handler = Callable[[Request], Awaitable[Response]]
 
+T = TypeVar("T")
+
+BODY_TIMEOUT_S = 60.0
+"""Within this a request's body must have arrived."""
+
 SSE_KEEPALIVE_S = 15.0
+SSE_KEEPALIVE = b": keep-alive\n\n"
+SSE_STALL_S = 1.5
+SSE_LINGER_S = 30.0
 SSE_DONE = b"data: [DONE]\n\n"
+_TICK_S = 0.5
+
+_TCP_UNSENT_BYTES = 65536
+"""What the kernel takes from us beyond what the peer has room for (TCP_NOTSENT_LOWAT): a
+stream that nobody reads is noticed after this much."""
+_TCP_USER_TIMEOUT_MS = 60_000
+"""A peer that acknowledges nothing, or has no room, for this long is cut off."""
 
 
 def json_response(value: Any, status: int = 200, headers: dict[str, str] | None = None) -> Response:
@@ -59,6 +76,7 @@ async def read_body(request: Request, limit_bytes: int) -> bytes:
 
     Raises:
         BodyTooLargeError: as soon as more than `limit_bytes` are announced or read.
+        UsageError: the body took longer than `BODY_TIMEOUT_S`.
     """
     message = f"The request body exceeds {limit_bytes} bytes; send less at once."
     announced = request.headers.get("content-length", "0")
@@ -66,11 +84,16 @@ async def read_body(request: Request, limit_bytes: int) -> bytes:
         raise BodyTooLargeError(message)
     parts: list[bytes] = []
     size = 0
-    async for part in request.stream():
-        size += len(part)
-        if size > limit_bytes:
-            raise BodyTooLargeError(message)
-        parts.append(part)
+    try:
+        async with asyncio.timeout(BODY_TIMEOUT_S):
+            async for part in request.stream():
+                size += len(part)
+                if size > limit_bytes:
+                    raise BodyTooLargeError(message)
+                parts.append(part)
+    except TimeoutError:
+        slow = f"The request body did not arrive within {BODY_TIMEOUT_S:.0f} seconds."
+        raise UsageError(slow) from None
     return b"".join(parts)
 
 
@@ -93,56 +116,135 @@ class EventStream(Response):
     """Sends server-sent events as they come; ends the source when the client leaves.
 
     The first event is awaited before the headers go out, so that an error that comes
-    before it is a plain error reply with its own status. A comment line keeps the connection
-    open while nothing comes.
+    before it is a plain error reply with its own status; a first event that takes longer
+    than a keep-alive period gives this up. A comment line keeps the connection open while
+    nothing comes. A client that takes nothing for `SSE_STALL_S`, with all buffers full,
+    loses the source; it still gets what is under way and an error event, if it reads on.
     """
 
-    def __init__(self, events: AsyncIterator[bytes], *, headers: dict[str, str] | None = None):
+    def __init__(
+        self,
+        events: AsyncIterator[bytes],
+        *,
+        headers: dict[str, str] | None = None,
+        media_type: str = "text/event-stream; charset=utf-8",
+        keepalive: bytes | None = SSE_KEEPALIVE,
+    ) -> None:
         self.events = events
+        self.keepalive = keepalive
         self.background = None
         self.status_code = 200
         self.raw_headers = [
-            (b"content-type", b"text/event-stream; charset=utf-8"),
+            (b"content-type", media_type.encode()),
             (b"cache-control", b"no-cache"),
             (b"x-accel-buffering", b"no"),
         ] + [(k.encode(), v.encode()) for k, v in (headers or {}).items()]
+        self._started = False
+        self._is_sending = False
+        self._changed_at = 0.0
+        """When the sender last began to wait, for the source or for the client."""
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        loop = asyncio.get_running_loop()
+        self._changed_at = loop.time()
         sender = asyncio.ensure_future(self._send_events(scope, receive, send))
-        gone = asyncio.ensure_future(_disconnected(receive))
+        gone = asyncio.ensure_future(disconnected(receive))
         try:
-            await asyncio.wait((sender, gone), return_when=asyncio.FIRST_COMPLETED)
+            while not (sender.done() or gone.done()):
+                await asyncio.wait(
+                    (sender, gone), timeout=_TICK_S, return_when=asyncio.FIRST_COMPLETED
+                )
+                waited_s = loop.time() - self._changed_at
+                if sender.done() or gone.done():
+                    break
+                if self._is_sending and waited_s > SSE_STALL_S:
+                    await _cancelled(sender)
+                    await self._end_for_slow_reader(send, gone)
+                elif not self._is_sending and waited_s > SSE_KEEPALIVE_S and self.keepalive:
+                    self._changed_at = loop.time()
+                    await self._start(send)
+                    await send(_part(self.keepalive))
         finally:
-            gone.cancel()
-            sender.cancel()
-            await asyncio.gather(sender, gone, return_exceptions=True)
+            await _cancelled(gone, sender)
+        if not sender.cancelled() and (error := sender.exception()):
+            raise error
 
     async def _send_events(self, scope: Scope, receive: Receive, send: Send) -> None:
         events = self.events
+        now = asyncio.get_running_loop().time
         try:
-            try:
-                first = await anext(events)
-            except StopAsyncIteration:
-                first = b""
-            except FastChatError as error:
+            async for event in events:
+                self._is_sending, self._changed_at = True, now()
+                if not self._started:
+                    await self._start(send)
+                await send({"type": "http.response.body", "body": event, "more_body": True})
+                self._is_sending, self._changed_at = False, now()
+            await self._start(send)
+        except Exception as error:
+            self._is_sending, self._changed_at = True, now()
+            if not self._started:
+                self._started = True
                 await error_response(error)(scope, receive, send)
                 return
-            start = {"type": "http.response.start", "status": 200, "headers": self.raw_headers}
-            await send(start)
-            await send({"type": "http.response.body", "body": first, "more_body": True})
-            try:
-                async for event in events:
-                    await send({"type": "http.response.body", "body": event, "more_body": True})
-            except Exception as error:
-                tail = sse_error(error) + SSE_DONE
-                await send({"type": "http.response.body", "body": tail, "more_body": True})
-            await send({"type": "http.response.body", "body": b"", "more_body": False})
+            await send(_part(sse_error(error) + SSE_DONE))
         finally:
             if hasattr(events, "aclose"):
                 await events.aclose()  # type: ignore[attr-defined]
+        await send(_part(b"", more=False))
+
+    async def _start(self, send: Send) -> None:
+        if not self._started:
+            self._started = True
+            await send(
+                {
+                    "type": "http.response.start",
+                    "status": self.status_code,
+                    "headers": self.raw_headers,
+                }
+            )
+
+    async def _end_for_slow_reader(self, send: Send, gone: asyncio.Future[None]) -> None:
+        """Says that the stream was stopped, if the client reads on within a while."""
+        log.warning("stream stopped: the client does not read")
+        error = UpstreamTimeoutError("The stream was stopped because it was not read in time.")
+        last = asyncio.ensure_future(send(_part(sse_error(error) + SSE_DONE, more=False)))
+        try:
+            await asyncio.wait(
+                (last, gone), timeout=SSE_LINGER_S, return_when=asyncio.FIRST_COMPLETED
+            )
+        finally:
+            await _cancelled(last)
 
 
-async def _disconnected(receive: Receive) -> None:
+def _part(body: bytes, *, more: bool = True) -> Message:
+    return {"type": "http.response.body", "body": body, "more_body": more}
+
+
+async def _cancelled(*tasks: asyncio.Future[Any]) -> None:
+    """Cancels and waits until they have cleaned up."""
+    for task in tasks:
+        task.cancel()
+    await asyncio.gather(*tasks, return_exceptions=True)
+
+
+async def unless_gone(request: Request, work: Coroutine[Any, Any, T]) -> T:
+    """The result of `work`, which is cancelled when the client leaves before it is done.
+
+    Raises:
+        ClientDisconnect: the client has left. The request's body must have been read before.
+    """
+    task = asyncio.ensure_future(work)
+    gone = asyncio.ensure_future(disconnected(request.receive))
+    try:
+        await asyncio.wait((task, gone), return_when=asyncio.FIRST_COMPLETED)
+        if not task.done():
+            raise ClientDisconnect
+        return task.result()
+    finally:
+        await _cancelled(task, gone)
+
+
+async def disconnected(receive: Receive) -> None:
     """Returns when the client has gone. The request's body must have been read before."""
     while (await receive())["type"] != "http.disconnect":
         pass
@@ -167,25 +269,74 @@ def serve(app: ASGIApp, settings: ServerSettings) -> None:
 
     Raises:
         UsageError: the address cannot be bound, or TLS is asked for without its files.
+        KeyboardInterrupt: the server was ended by Ctrl-C.
+    """
+    sockets = bind(settings.host, settings.port)
+    run_loop(serve_sockets(app, settings, sockets=sockets))
+
+
+def run_loop(main: Coroutine[Any, Any, T]) -> T:
+    """Runs `main` on the fastest event loop there is."""
+    from uvicorn.loops.auto import auto_loop_factory
+
+    with asyncio.Runner(loop_factory=auto_loop_factory()) as runner:
+        return runner.run(main)
+
+
+async def serve_sockets(
+    app: ASGIApp,
+    settings: ServerSettings,
+    *,
+    sockets: list[socket.socket],
+    closing: Callable[[], Awaitable[None]] | None = None,
+) -> None:
+    """`serve` on sockets that are bound already.
+
+    Args:
+        closing: awaited after the signal, while the server still answers.
     """
     import uvicorn
+
+    class Server(uvicorn.Server):
+        """Ends with status 0 after SIGTERM, where uvicorn would raise the signal again."""
+
+        interrupted = False
+
+        def handle_exit(self, sig: int, frame: FrameType | None) -> None:
+            if self.should_exit and sig == signal.SIGINT:
+                self.force_exit = True
+            self.should_exit = True
+            self.interrupted = self.interrupted or sig == signal.SIGINT
+
+        async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+            await super().startup(sockets)
+            address = (sockets or [])[0].getsockname()
+            host = f"[{settings.host}]" if ":" in settings.host else settings.host
+            scheme = "https" if settings.ssl else "http"
+            log.info("Uvicorn running on %s://%s:%d", scheme, host, address[1])
+
+        async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+            if closing is not None:
+                await closing()
+            await super().shutdown(sockets)
 
     if settings.ssl and not (settings.ssl_keyfile and settings.ssl_certfile):
         raise UsageError("--ssl needs SSL_KEYFILE and SSL_CERTFILE to name the two files.")
     config = uvicorn.Config(
         app,
-        host=settings.host,
-        port=settings.port,
         log_config=None,
         access_log=False,
         server_header=False,
         date_header=False,
+        timeout_keep_alive=75,
         timeout_graceful_shutdown=10,
         ssl_keyfile=settings.ssl_keyfile if settings.ssl else None,
         ssl_certfile=settings.ssl_certfile if settings.ssl else None,
     )
-    sockets = bind(settings.host, settings.port)
-    uvicorn.Server(config).run(sockets=sockets)
+    server = Server(config)
+    await server.serve(sockets=sockets)
+    if server.interrupted:
+        raise KeyboardInterrupt
 
 
 def bind(host: str, port: int) -> list[socket.socket]:
@@ -201,6 +352,7 @@ def bind(host: str, port: int) -> list[socket.socket]:
         try:
             listener = socket.socket(family, kind, proto)
             listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            _bound_peers(listener)
             if family == socket.AF_INET6:
                 listener.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
             if sockets and port == 0:
@@ -213,3 +365,13 @@ def bind(host: str, port: int) -> list[socket.socket]:
         why = reason.strerror if reason else "no such address"
         raise UsageError(f"Cannot listen on {host}:{port}: {why}; choose another --port.")
     return sockets
+
+
+def _bound_peers(listener: socket.socket) -> None:
+    """Sets limits that connections accepted from `listener` inherit, where the system has them."""
+    for name, value in (
+        ("TCP_NOTSENT_LOWAT", _TCP_UNSENT_BYTES),
+        ("TCP_USER_TIMEOUT", _TCP_USER_TIMEOUT_MS),
+    ):
+        if hasattr(socket, name):
+            listener.setsockopt(socket.IPPROTO_TCP, getattr(socket, name), value)
