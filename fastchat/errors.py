@@ -8,7 +8,8 @@
     │   ├── ForbiddenError            403  40103
     │   ├── UnknownModelError         404  40301
     │   ├── NotFoundError             404  40001
-    │   └── BodyTooLargeError         413  40001
+    │   ├── BodyTooLargeError         413  40001
+    │   └── UnprocessableError        422  40001
     ├── DataError                     400  40001   a file or a record
     ├── ModelError                    500  50001   loading or generating
     │   └── OutOfMemoryError          500  50002
@@ -130,6 +131,13 @@ class BodyTooLargeError(UsageError):
 
     status = 413
     code = "body_too_large"
+
+
+class UnprocessableError(UsageError):
+    """A registration or heart-beat lacks a field or holds an impossible value."""
+
+    status = 422
+    code = "invalid_registration"
 
 
 class DataError(FastChatError):
