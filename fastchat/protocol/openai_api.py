@@ -1,0 +1,435 @@
+"""Bodies of the OpenAI API as values: chat, completions, embeddings, tokenize, detokenize.
+
+`parse` turns a JSON object into a checked body, or raises a UsageError whose message and
+`param` name the field. What stands here is bounded: a body that passes asks for a finite
+amount of work. Unknown fields are tolerated; `ignored_fields` names them.
+"""
+
+from typing import Annotated, Any, ClassVar, Literal, TypeVar
+
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    ValidationError,
+    model_validator,
+)
+from pydantic_core import PydanticCustomError
+
+from fastchat.errors import OutOfRangeError, UsageError
+from fastchat.message import Message, Role
+
+MAX_MESSAGES = 4096
+MAX_PARTS = 1024
+MAX_PROMPTS = 256
+MAX_CHOICES = 256
+"""Over all prompts of a request."""
+MAX_NEW_TOKENS = 1 << 20
+MAX_STOPS = 256
+MAX_STOP_LENGTH = 1024
+MAX_BIASES = 4096
+MAX_TEXTS = 2048
+DEFAULT_TEMPERATURE = 0.7
+"""The published default; OpenAI's own is 1."""
+DEFAULT_COMPLETION_TOKENS = 16
+
+ROLES: dict[str, Role] = {
+    "system": "system",
+    "developer": "system",
+    "user": "user",
+    "assistant": "assistant",
+    "tool": "tool",
+    "function": "tool",
+}
+
+B = TypeVar("B", bound="Body")
+
+
+def refuse(message: str, *, param: str | None = None) -> PydanticCustomError:
+    """An error for a validator to raise; `message` continues the field's name.
+
+    Args:
+        param: the field, where the validator is not the field's own.
+    """
+    return PydanticCustomError("refused", "{message}", {"message": message, "param": param})
+
+
+def _stops(value: Any) -> Any:
+    if not isinstance(value, str | list):
+        raise refuse("must be a text or a list of texts")
+    return [value] if isinstance(value, str) else value
+
+
+def _whole_tokens(value: Any) -> bool:
+    return all(type(item) is int and 0 <= item < 1 << 31 for item in value)
+
+
+def _prompts(value: Any) -> list[str | tuple[int, ...]]:
+    """One or several texts or lists of token ids, as a list of prompts."""
+    if isinstance(value, str):
+        return [value]
+    if not isinstance(value, list):
+        raise refuse("must be a text, token ids, or a list of these")
+    if not value:
+        raise refuse("must not be empty")
+    if _whole_tokens(value):
+        return [tuple(value)]
+    if len(value) > MAX_TEXTS:
+        raise refuse(f"may hold at most {MAX_TEXTS} entries")
+    if all(isinstance(item, str) for item in value):
+        return list(value)
+    if all(isinstance(item, list) and item and _whole_tokens(item) for item in value):
+        return [tuple(item) for item in value]
+    raise refuse(
+        "must be a text, a list of texts, a list of token ids (whole numbers of at least 0), "
+        "or a list of lists of token ids",
+    )
+
+
+def _biases(value: Any) -> Any:
+    """Token ids are JSON keys, and so arrive as text."""
+    if not isinstance(value, dict):
+        raise refuse("must be an object from token ids to numbers")
+    if len(value) > MAX_BIASES:
+        raise refuse(f"may hold at most {MAX_BIASES} entries")
+    result: dict[int, float] = {}
+    for key, bias in value.items():
+        if not (key.isascii() and key.isdigit() and len(key) < 10):
+            raise refuse(f"has {key[:40]!r} as a key, which is not a token id")
+        if isinstance(bias, bool) or not isinstance(bias, int | float) or not -100 <= bias <= 100:
+            raise refuse(f"must map token id {key} to a number from -100 to 100")
+        result[int(key)] = float(bias)
+    return result
+
+
+StopText = Annotated[str, Field(min_length=1, max_length=MAX_STOP_LENGTH)]
+Prompts = Annotated[list[Any], BeforeValidator(_prompts)]
+
+
+class Body(BaseModel):
+    """What all bodies share. A field that is null counts as absent."""
+
+    model_config = ConfigDict(strict=True, extra="ignore", allow_inf_nan=False)
+
+    not_built: ClassVar[dict[str, str]] = {}
+    """Fields that would change the answer and are refused, with what to do instead."""
+    quiet: ClassVar[frozenset[str]] = frozenset({"user"})
+    """Fields that are accepted and have no effect here."""
+
+    model: Annotated[str, Field(min_length=1, max_length=512)]
+
+    @model_validator(mode="before")
+    @classmethod
+    def _without_nulls(cls, value: Any) -> Any:
+        return {k: v for k, v in value.items() if v is not None}
+
+
+class StreamOptions(BaseModel):
+    """What a stream carries beside the text."""
+
+    model_config = ConfigDict(strict=True, extra="ignore")
+
+    include_usage: bool = False
+    """An event with the usage, and no choice, before the end."""
+    continuous_usage_stats: bool = False
+
+
+class Generation(Body):
+    """The fields that chat and completions share."""
+
+    temperature: Annotated[float, Field(ge=0, le=2)] = DEFAULT_TEMPERATURE
+    top_p: Annotated[float, Field(ge=0, le=1)] = 1.0
+    top_k: Annotated[int, Field(ge=-1, lt=1 << 31)] = -1
+    min_p: Annotated[float, Field(ge=0, le=1)] = 0.0
+    repetition_penalty: Annotated[float, Field(gt=0, le=100)] = 1.0
+    presence_penalty: Annotated[float, Field(ge=-2, le=2)] = 0.0
+    frequency_penalty: Annotated[float, Field(ge=-2, le=2)] = 0.0
+    logit_bias: Annotated[dict[int, float], BeforeValidator(_biases)] = {}
+    seed: Annotated[int, Field(ge=-(1 << 63), lt=1 << 63)] | None = None
+    stop: Annotated[list[StopText], Field(max_length=MAX_STOPS), BeforeValidator(_stops)] = []
+    stop_token_ids: Annotated[
+        list[Annotated[int, Field(ge=0, lt=1 << 31)]], Field(max_length=MAX_STOPS)
+    ] = []
+    ignore_eos: bool = False
+    n: Annotated[int, Field(ge=1, le=128)] = 1
+    stream: bool = False
+    stream_options: StreamOptions | None = None
+
+    @model_validator(mode="after")
+    def _stream_options_need_a_stream(self) -> "Generation":
+        if self.stream_options is not None and not self.stream:
+            raise refuse("needs `stream` to be true", param="stream_options")
+        return self
+
+    @property
+    def include_usage(self) -> bool:
+        return self.stream_options is not None and self.stream_options.include_usage
+
+
+class ChatMessage(BaseModel):
+    """One message of the wire. `tool_calls` of earlier answers are accepted and not shown."""
+
+    model_config = ConfigDict(strict=True, extra="ignore")
+
+    role: Role
+    content: str = ""
+    images: list[str] = []
+    name: Annotated[str, Field(max_length=256)] | None = None
+
+    @model_validator(mode="before")
+    @classmethod
+    def _from_wire(cls, value: Any) -> Any:
+        if not isinstance(value, dict):
+            raise refuse("must be an object with `role` and `content`")
+        role = value.get("role")
+        if not isinstance(role, str) or role not in ROLES:
+            known = ", ".join(ROLES)
+            given = repr(role[:40]) if isinstance(role, str) else "no text"
+            raise refuse(f"has {given} as its `role`; it must be one of {known}")
+        text, images = _content(value.get("content"))
+        return {"role": ROLES[role], "content": text, "images": images, "name": value.get("name")}
+
+    def message(self) -> Message:
+        return Message(role=self.role, text=self.content, images=tuple(self.images), name=self.name)
+
+
+def _content(value: Any) -> tuple[str, list[str]]:
+    """Text and pictures of a message's `content`."""
+    if value is None:
+        return "", []
+    if isinstance(value, str):
+        return value, []
+    if not isinstance(value, list):
+        raise refuse("must have a text, null, or a list of parts as its `content`")
+    if len(value) > MAX_PARTS:
+        raise refuse(f"may have at most {MAX_PARTS} parts in its `content`")
+    texts: list[str] = []
+    images: list[str] = []
+    for part in value:
+        kind = part.get("type") if isinstance(part, dict) else None
+        if kind in ("text", "input_text", "refusal"):
+            text = part.get("refusal" if kind == "refusal" else "text")
+            if not isinstance(text, str):
+                raise refuse("has a text part whose `text` is no text")
+            texts.append(text)
+        elif kind == "image_url":
+            images.append(_image(part.get("image_url")))
+        else:
+            given = repr(kind[:40]) if isinstance(kind, str) else "none"
+            message = f"has a part of `type` {given}; only `text` and `image_url` are known"
+            raise refuse(message)
+    return "\n".join(texts), images
+
+
+def _image(value: Any) -> str:
+    url = value.get("url") if isinstance(value, dict) else value
+    if not isinstance(url, str) or not url.startswith(("data:image/", "https://", "http://")):
+        raise refuse("has an `image_url` that is neither a data: nor an https: address")
+    return url
+
+
+class ChatRequest(Generation):
+    """`POST /v1/chat/completions`."""
+
+    not_built = {
+        "tools": "describe the tools in a message",
+        "functions": "describe the functions in a message",
+        "function_call": "leave it out",
+        "response_format": "ask for the format in a message",
+        "chat_template": "the template is the operator's choice",
+        "audio": "ask for text",
+        "prediction": "leave it out",
+        "web_search_options": "leave it out",
+    }
+    quiet = frozenset(
+        [
+            "user",
+            "metadata",
+            "service_tier",
+            "store",
+            "parallel_tool_calls",
+            "safety_identifier",
+            "prompt_cache_key",
+            "reasoning_effort",
+            "verbosity",
+            "tool_choice",
+            "modalities",
+        ]
+    )
+
+    messages: Annotated[list[ChatMessage], Field(max_length=MAX_MESSAGES)]
+    raw_prompt: str | None = None
+    """`messages` given as one text: a finished prompt, which no template touches."""
+    max_tokens: Annotated[int, Field(ge=1, le=MAX_NEW_TOKENS)] | None = None
+    max_completion_tokens: Annotated[int, Field(ge=1, le=MAX_NEW_TOKENS)] | None = None
+    """The newer name; it wins."""
+    logprobs: bool = False
+    top_logprobs: Annotated[int, Field(ge=0, le=20)] | None = None
+
+    @model_validator(mode="before")
+    @classmethod
+    def _messages_or_text(cls, value: dict[str, Any]) -> dict[str, Any]:
+        messages = value.get("messages")
+        value = {**value, "raw_prompt": None}
+        if isinstance(messages, str):
+            value |= {"messages": [], "raw_prompt": messages}
+        elif messages == []:
+            raise refuse("must hold at least one message", param="messages")
+        return value
+
+    @model_validator(mode="after")
+    def _alternatives_need_logprobs(self) -> "ChatRequest":
+        if self.top_logprobs is not None and not self.logprobs:
+            raise refuse("needs `logprobs` to be true", param="top_logprobs")
+        return self
+
+    @property
+    def token_limit(self) -> int | None:
+        return self.max_completion_tokens or self.max_tokens
+
+    @property
+    def alternatives(self) -> int | None:
+        """Alternatives to report per token; None is no log-probabilities at all."""
+        return (self.top_logprobs or 0) if self.logprobs else None
+
+
+class CompletionRequest(Generation):
+    """`POST /v1/completions`."""
+
+    not_built = {
+        "suffix": "put all text before the gap into `prompt`",
+        "use_beam_search": "use `best_of`",
+        "response_format": "ask for the format in the prompt",
+    }
+
+    prompt: Prompts
+    max_tokens: Annotated[int, Field(ge=0, le=MAX_NEW_TOKENS)] = DEFAULT_COMPLETION_TOKENS
+    logprobs: Annotated[int, Field(ge=0, le=20)] | None = None
+    echo: bool = False
+    best_of: Annotated[int, Field(ge=1, le=20)] | None = None
+
+    @model_validator(mode="after")
+    def _choices_are_bounded(self) -> "CompletionRequest":
+        if self.best_of is not None and self.best_of < self.n:
+            raise refuse(f"must be at least `n`, which is {self.n}", param="best_of")
+        if self.best_of is not None and self.best_of > self.n and self.stream:
+            raise refuse("above `n` cannot be streamed", param="best_of")
+        if len(self.prompt) * self.width > MAX_CHOICES:
+            message = f"times `n` or `best_of` may ask for at most {MAX_CHOICES} answers"
+            raise refuse(message, param="prompt")
+        return self
+
+    @property
+    def width(self) -> int:
+        """Answers generated for each prompt."""
+        return max(self.n, self.best_of or 1)
+
+
+class EmbeddingRequest(Body):
+    """`POST /v1/embeddings`."""
+
+    input: Prompts
+    encoding_format: Literal["float", "base64"] = "float"
+    dimensions: Annotated[int, Field(ge=1, le=1 << 20)] | None = None
+    """The vectors are cut to this length and normalized again."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _engine_names_the_model(cls, value: dict[str, Any]) -> dict[str, Any]:
+        return {"model": value.get("engine"), **value} if "engine" in value else value
+
+    @model_validator(mode="after")
+    def _no_empty_text(self) -> "EmbeddingRequest":
+        if "" in self.input:
+            raise refuse("must not hold an empty text", param="input")
+        return self
+
+
+class TokenizeRequest(Body):
+    """`POST /tokenize`: of a text, or of a conversation as the model would see it."""
+
+    prompt: str | None = None
+    messages: Annotated[list[ChatMessage], Field(max_length=MAX_MESSAGES)] = []
+    add_special_tokens: bool = True
+
+    @model_validator(mode="after")
+    def _one_source(self) -> "TokenizeRequest":
+        if (self.prompt is None) == (not self.messages):
+            raise refuse("or `messages` must be given, and not both", param="prompt")
+        return self
+
+
+class DetokenizeRequest(Body):
+    """`POST /detokenize`."""
+
+    tokens: Annotated[
+        list[Annotated[int, Field(ge=0, lt=1 << 31)]], Field(max_length=MAX_NEW_TOKENS)
+    ]
+
+
+def parse(kind: type[B], body: dict[str, Any]) -> B:
+    """`body` as a checked value.
+
+    Raises:
+        UsageError: with the field at fault as its `param`.
+    """
+    for name, remedy in kind.not_built.items():
+        if body.get(name) not in (None, False, "", [], {}, {"type": "text"}, "none"):
+            raise UsageError(f"`{name}` is not supported: {remedy}.", param=name)
+    try:
+        return kind.model_validate(body)
+    except ValidationError as error:
+        raise _usage_error(error.errors(include_url=False)[0]) from None
+
+
+def ignored_fields(kind: type[Body], body: dict[str, Any]) -> list[str]:
+    """Names of fields in `body` that have no meaning here, the quiet ones left out."""
+    known = kind.model_fields.keys() | kind.quiet | kind.not_built.keys()
+    return [name for name in body if name not in known]
+
+
+_TYPES = {
+    "missing": "is required",
+    "string_type": "must be a text",
+    "bool_type": "must be true or false",
+    "int_type": "must be a whole number",
+    "int_from_float": "must be a whole number",
+    "float_type": "must be a number",
+    "finite_number": "must be a finite number",
+    "list_type": "must be a list",
+    "model_type": "must be an object",
+    "string_too_short": "must not be empty",
+    "refused": "{message}",
+}
+_RANGES = {
+    "greater_than": "must be above {gt:g}",
+    "greater_than_equal": "must be at least {ge:g}",
+    "less_than": "must be below {lt:g}",
+    "less_than_equal": "must be at most {le:g}",
+    "too_long": "may hold at most {max_length} entries",
+    "string_too_long": "may have at most {max_length} characters",
+    "literal_error": "must be one of {expected}",
+}
+
+
+def _usage_error(error: Any) -> UsageError:
+    """The first fault that was found, in words that name fields and nothing of ours."""
+    context = error.get("ctx", {})
+    param = context.get("param") or _path(error["loc"])
+    kind = error["type"]
+    if kind not in _RANGES:
+        words = _TYPES.get(kind, "has a value that does not fit").format(**context)
+        return UsageError(f"`{param}` {words}.", param=param)
+    words = _RANGES[kind].format(**context)
+    if isinstance(error["input"], int | float):
+        words += f", not {error['input']}"
+    return OutOfRangeError(f"`{param}` {words}.", param=param)
+
+
+def _path(loc: tuple[int | str, ...]) -> str:
+    """`messages[3].name` for ("messages", 3, "name")."""
+    path = ""
+    for step in loc:
+        path += f"[{step}]" if isinstance(step, int) else f".{step}" if path else step
+    return path

@@ -1,0 +1,299 @@
+"""From a body of the API to the engine and back: requests, pieces of a stream, whole answers."""
+
+import asyncio
+import math
+from collections.abc import AsyncGenerator, AsyncIterator, Sequence
+from contextlib import aclosing
+from dataclasses import dataclass, field, replace
+from typing import Any, Protocol, TypeVar, cast
+
+from fastchat.engine.base import (
+    Chunk,
+    Engine,
+    EngineInfo,
+    FinishReason,
+    GenerationRequest,
+    SamplingParams,
+    TokenLogprob,
+    Usage,
+)
+from fastchat.errors import ContextOverflowError, ModelError, UnavailableError, UsageError
+from fastchat.protocol.openai_api import ChatRequest, CompletionRequest, Generation
+from fastchat.protocol.openai_replies import usage_fields
+
+_MAX_CHARACTERS_PER_TOKEN = 512
+"""No vocabulary has longer tokens, so a longer prompt is refused without being tokenized."""
+_MERGE_QUEUE = 64
+
+T = TypeVar("T")
+
+
+def chat_request(
+    body: ChatRequest, info: EngineInfo, *, request_id: str, seed: int | None
+) -> GenerationRequest:
+    """What the engine is asked for a chat. `seed` stands in where the body has none."""
+    messages = tuple(m.message() for m in body.messages)
+    if any(m.images for m in messages) and "vision" not in info.abilities:
+        raise UsageError("This model does not take pictures; send text only.", param="messages")
+    size = sum(len(m.text) for m in messages) + len(body.raw_prompt or "")
+    check_size(size, info, param="messages")
+    return GenerationRequest(
+        request_id=request_id,
+        messages=messages or None,
+        prompt=body.raw_prompt,
+        max_tokens=_within(body.token_limit, info),
+        n=body.n,
+        sampling=sampling_params(body, seed),
+        stop=tuple(body.stop),
+        stop_token_ids=tuple(body.stop_token_ids),
+        ignore_eos=body.ignore_eos,
+        logprobs=body.alternatives,
+    )
+
+
+def completion_requests(
+    body: CompletionRequest, info: EngineInfo, *, request_id: str, seed: int | None
+) -> list[GenerationRequest]:
+    """What the engine is asked for each prompt of a completion."""
+    ranked = body.width > body.n
+    for prompt in body.prompt:
+        check_size(len(prompt), info, param="prompt")
+    return [
+        GenerationRequest(
+            request_id=f"{request_id}-{number}",
+            prompt=prompt,
+            max_tokens=max(_within(body.max_tokens, info) or 0, 1),
+            n=body.width,
+            sampling=sampling_params(body, seed),
+            stop=tuple(body.stop),
+            stop_token_ids=tuple(body.stop_token_ids),
+            ignore_eos=body.ignore_eos,
+            logprobs=0 if ranked and body.logprobs is None else body.logprobs,
+            echo=body.echo,
+        )
+        for number, prompt in enumerate(body.prompt)
+    ]
+
+
+def sampling_params(body: Generation, seed: int | None) -> SamplingParams:
+    return SamplingParams(
+        temperature=body.temperature,
+        top_p=body.top_p,
+        top_k=body.top_k,
+        min_p=body.min_p,
+        repetition_penalty=body.repetition_penalty,
+        presence_penalty=body.presence_penalty,
+        frequency_penalty=body.frequency_penalty,
+        logit_bias=body.logit_bias,
+        seed=seed if body.seed is None else body.seed,
+    )
+
+
+def check_size(size: int, info: EngineInfo, *, param: str) -> None:
+    """Refuses a prompt that no tokenizer could make short enough.
+
+    Raises:
+        ContextOverflowError: more characters than the longest tokens could cover.
+    """
+    if size > info.context_length * _MAX_CHARACTERS_PER_TOKEN:
+        raise ContextOverflowError(
+            f"The prompt has {size} characters; this model's context is "
+            f"{info.context_length} tokens. Shorten the prompt.",
+            param=param,
+        )
+
+
+def _within(limit: int | None, info: EngineInfo) -> int | None:
+    return None if limit is None else min(limit, info.context_length)
+
+
+async def run(
+    engine: Engine, requests: Sequence[GenerationRequest]
+) -> AsyncGenerator[tuple[int, Chunk]]:
+    """Chunks of all requests as they come, with the running number of their choice.
+
+    Closing the iterator aborts all of them; so does the failure of one.
+
+    Raises:
+        UsageError: a request cannot be served.
+        ModelError: the engine failed.
+        UnavailableError: the engine stops.
+    """
+    if len(requests) == 1:
+        async with _closing(engine.generate(requests[0])) as chunks:
+            async for chunk in chunks:
+                yield chunk.index, _sound(chunk)
+        return
+    bases = [i * requests[0].n for i in range(len(requests))]
+    async with aclosing(_merged([engine.generate(r) for r in requests])) as merged:
+        async for source, chunk in merged:
+            yield bases[source] + chunk.index, _sound(chunk)
+
+
+def _closing(source: AsyncIterator[T]) -> aclosing[AsyncGenerator[T]]:
+    """Closes `source`, an engine's generator, at the end of the block."""
+    return aclosing(cast(AsyncGenerator[T], source))
+
+
+def _sound(chunk: Chunk) -> Chunk:
+    """`chunk`, unless it says that the answer has failed."""
+    if chunk.finish_reason == "error":
+        raise chunk.error or ModelError("The model failed while it generated.")
+    if chunk.finish_reason == "abort":
+        raise UnavailableError("The answer was cut off because the worker stops; try again.")
+    return chunk
+
+
+async def _merged(sources: Sequence[AsyncIterator[T]]) -> AsyncGenerator[tuple[int, T]]:
+    """Items of all sources in the order they come, each with its source's number."""
+    queue: asyncio.Queue[tuple[int, T | BaseException | None]] = asyncio.Queue(_MERGE_QUEUE)
+
+    async def feed(number: int, source: AsyncIterator[T]) -> None:
+        try:
+            async with _closing(source) as items:
+                async for item in items:
+                    await queue.put((number, item))
+        except Exception as error:
+            await queue.put((number, error))
+        else:
+            await queue.put((number, None))
+
+    tasks = [asyncio.ensure_future(feed(i, source)) for i, source in enumerate(sources)]
+    try:
+        live = len(tasks)
+        while live:
+            number, item = await queue.get()
+            if isinstance(item, BaseException):
+                raise item
+            if item is None:
+                live -= 1
+            else:
+                yield number, item
+    finally:
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+
+
+@dataclass(slots=True, kw_only=True)
+class Answer:
+    """One choice: the whole of it, or what of it has not been sent yet."""
+
+    text: str = ""
+    logprobs: list[TokenLogprob] = field(default_factory=list)
+    n_tokens: int = 0
+    mean_logprob: float = -math.inf
+    """Over the generated tokens."""
+    finish_reason: FinishReason = "stop"
+    has_begun: bool = False
+
+
+class UsageSum:
+    """Usage of a request over all its choices; a prompt counts once, whatever `n` is."""
+
+    def __init__(self, width: int) -> None:
+        self._width = width
+        self.prompt_tokens = self.completion_tokens = self.cached_tokens = 0
+
+    def add(self, index: int, usage: Usage) -> None:
+        self.completion_tokens += usage.completion_tokens
+        if index % self._width == 0:
+            self.prompt_tokens += usage.prompt_tokens
+            self.cached_tokens += usage.cached_tokens
+
+    def fields(self) -> dict[str, Any]:
+        return usage_fields(
+            prompt=self.prompt_tokens,
+            completion=self.completion_tokens,
+            cached=self.cached_tokens,
+        )
+
+
+async def complete_answers(
+    chunks: AsyncGenerator[tuple[int, Chunk]], usage: UsageSum, *, count: int, has_echo: bool
+) -> list[Answer]:
+    """All `count` choices, whole. With `has_echo` the first chunk of each is its prompt."""
+    answers = [Answer() for _ in range(count)]
+    texts: list[list[str]] = [[] for _ in range(count)]
+    values: list[list[float]] = [[] for _ in range(count)]
+    async with aclosing(chunks):
+        async for index, chunk in chunks:
+            answer = answers[index]
+            if answer.has_begun or not has_echo:
+                values[index] += [t.logprob for t in chunk.logprobs if t.logprob is not None]
+            answer.has_begun = True
+            texts[index].append(chunk.text)
+            answer.logprobs += chunk.logprobs
+            answer.finish_reason = chunk.finish_reason or answer.finish_reason
+            if chunk.usage is not None:
+                usage.add(index, chunk.usage)
+    for answer, parts, logprobs in zip(answers, texts, values, strict=True):
+        answer.text = "".join(parts)
+        answer.mean_logprob = sum(logprobs) / len(logprobs) if logprobs else -math.inf
+    return answers
+
+
+class Writer(Protocol):
+    """Makes the events of one kind of stream."""
+
+    def start(self, index: int) -> bytes: ...
+    def piece(self, index: int, text: str, logprobs: Sequence[Any] | None = None) -> bytes: ...
+    def finish(self, index: int, reason: str) -> bytes: ...
+    def usage(self, usage: dict[str, Any]) -> bytes: ...
+
+
+async def stream_events(
+    chunks: AsyncGenerator[tuple[int, Chunk]],
+    writer: Writer,
+    usage: UsageSum,
+    *,
+    interval: int,
+    with_logprobs: bool,
+) -> AsyncGenerator[bytes]:
+    """Events of a stream: a choice's first piece at once, then one every `interval` tokens.
+
+    The events of a choice end with its finish reason; usage and the end are the caller's.
+    """
+    unsent: dict[int, Answer] = {}
+    async with aclosing(chunks):
+        async for index, chunk in chunks:
+            answer = unsent.get(index)
+            if answer is None:
+                answer = unsent[index] = Answer()
+            answer.text += chunk.text
+            answer.n_tokens += len(chunk.token_ids)
+            if with_logprobs:
+                answer.logprobs += chunk.logprobs
+            reason = chunk.finish_reason
+            if reason is None and (
+                not answer.text or (answer.has_begun and answer.n_tokens < interval)
+            ):
+                continue
+            event = b"" if answer.has_begun else writer.start(index)
+            if answer.text or answer.logprobs:
+                event += writer.piece(
+                    index, answer.text, answer.logprobs if with_logprobs else None
+                )
+            if reason is not None:
+                event += writer.finish(index, reason)
+                if chunk.usage is not None:
+                    usage.add(index, chunk.usage)
+            yield event
+            answer.text, answer.n_tokens, answer.has_begun = "", 0, True
+            if with_logprobs:
+                answer.logprobs = []
+
+
+async def only_echo(
+    chunks: AsyncGenerator[tuple[int, Chunk]],
+) -> AsyncGenerator[tuple[int, Chunk]]:
+    """`chunks` as if nothing had been generated: the prompts, and the ends."""
+    seen: set[int] = set()
+    async with aclosing(chunks):
+        async for index, chunk in chunks:
+            if chunk.finish_reason is not None:
+                usage = chunk.usage and replace(chunk.usage, completion_tokens=0)
+                yield index, Chunk(index=chunk.index, finish_reason="length", usage=usage)
+            elif index not in seen and not chunk.token_ids:
+                yield index, chunk
+            seen.add(index)

@@ -1,0 +1,498 @@
+"""Worker: one HTTP process around its engines. It speaks the OpenAI API itself.
+
+Routes, admission and what happens when a client leaves stand here; bodies and replies are
+`protocol/`'s, the way to the engine is `generation.py`'s.
+"""
+
+import asyncio
+import base64
+import hashlib
+import re
+import time
+from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping, Sequence
+from contextlib import aclosing
+from dataclasses import dataclass
+from typing import Annotated, Any, TypeVar
+
+import numpy as np
+import orjson
+from starlette.applications import Starlette
+from starlette.exceptions import HTTPException
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.routing import Route
+
+from fastchat import __version__
+from fastchat.engine.base import Chunk, Engine
+from fastchat.errors import NotFoundError, UnknownModelError, UsageError
+from fastchat.protocol.errors import public_error
+from fastchat.protocol.openai_api import (
+    Body,
+    ChatRequest,
+    CompletionRequest,
+    DetokenizeRequest,
+    EmbeddingRequest,
+    TokenizeRequest,
+    ignored_fields,
+    parse,
+)
+from fastchat.protocol.openai_replies import (
+    ChatStream,
+    CompletionStream,
+    ReplyHead,
+    chat_choice,
+    completion_choice,
+    legacy_logprobs,
+    model_card,
+    new_id,
+)
+from fastchat.serve.admission import Admission
+from fastchat.serve.asgi import (
+    SSE_DONE,
+    EventStream,
+    Handler,
+    answering,
+    error_response,
+    json_response,
+    parse_json_object,
+    read_body,
+    unless_gone,
+)
+from fastchat.serve.generation import (
+    Answer,
+    UsageSum,
+    Writer,
+    chat_request,
+    check_size,
+    complete_answers,
+    completion_requests,
+    only_echo,
+    run,
+    stream_events,
+)
+from fastchat.serve.worker_metrics import WorkerMetrics
+from fastchat.settings import Env, ServerSettings, alias
+
+MAX_BODY_BYTES = 32 << 20
+_QUEUE_FACTOR = 8
+_DRAIN_S = 5.0
+_LONG_TEXT = 20_000
+"""Characters from which on tokenizing leaves the event loop."""
+_FIELD_NAME = re.compile(r"[A-Za-z0-9_.-]{1,64}")
+_MAX_NAMED_FIELDS = 16
+
+B = TypeVar("B", bound=Body)
+T = TypeVar("T")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class WorkerSettings(ServerSettings):
+    """Where a worker listens, whom it tells, and how much it takes on."""
+
+    port: int = 21002
+    """Port to listen on; 0 takes a free one."""
+    worker_address: Annotated[str | None, alias("--worker")] = None
+    """Address under which others reach this worker; derived from host and port unless given."""
+    controller_address: Annotated[str, alias("--controller")] = "http://localhost:21001"
+    """The controller to register at."""
+    no_register: bool = False
+    """Serve without a controller."""
+    limit_worker_concurrency: Annotated[int | None, alias("--limit")] = None
+    """Requests that run together at most; the default is what the engine can run."""
+    max_queue: int | None = None
+    """Requests that may wait beyond that; more are answered 429. Default: 8 times the limit."""
+    stream_interval: int = 2
+    """A stream sends a piece every so many tokens, the first one at once."""
+    seed: int | None = None
+    """Seed of requests that bring none."""
+    strict: bool = False
+    """Refuse requests with fields that have no meaning here, instead of naming them in the
+    header `x-fastchat-ignored`."""
+    heart_beat_interval_s: Annotated[float, Env("FASTCHAT_WORKER_HEART_BEAT_INTERVAL")] = 4.0
+    """Seconds between heart-beats; a controller that was restarted is noticed as quickly."""
+
+
+class Worker:
+    """The OpenAI API over one engine, or over several told apart by model name.
+
+    Args:
+        engines: started engines by model name; names may share an engine.
+        settings: limits; the addresses in it are the caller's business.
+        extra_routes: more routes, for the same error handling and admission.
+    """
+
+    def __init__(
+        self,
+        engines: Mapping[str, Engine],
+        settings: WorkerSettings,
+        *,
+        extra_routes: Callable[["Worker"], Mapping[str, Handler]] | None = None,
+    ) -> None:
+        _check_limits(settings)
+        self.engines = dict(engines)
+        self.settings = settings
+        distinct = {id(engine): engine for engine in self.engines.values()}
+        self._distinct = list(distinct.values())
+        limit = settings.limit_worker_concurrency or sum(
+            engine.info.max_running for engine in self._distinct
+        )
+        max_queue = settings.max_queue
+        self.admission = Admission(limit, _QUEUE_FACTOR * limit if max_queue is None else max_queue)
+        self.metrics = WorkerMetrics(self.engines, self.admission)
+        self._created = int(time.time())
+        self._cards = [
+            model_card(
+                name,
+                created=self._created,
+                root=name,
+                context_length=engine.info.context_length,
+            )
+            for name, engine in self.engines.items()
+        ]
+        self._fingerprints = {name: _fingerprint(e) for name, e in self.engines.items()}
+        posts = {
+            "/v1/chat/completions": self._chat,
+            "/v1/completions": self._completions,
+            "/v1/embeddings": self._embeddings,
+            "/tokenize": self._tokenize,
+            "/detokenize": self._detokenize,
+            **(extra_routes(self) if extra_routes else {}),
+        }
+        gets = {
+            "/v1/models": self._models,
+            "/v1/models/{name:path}": self._model,
+            "/health": self._health,
+            "/metrics": self._metrics,
+        }
+        self.app = Starlette(
+            routes=[
+                *(
+                    Route(path, self._counted(path, h), methods=["POST"])
+                    for path, h in posts.items()
+                ),
+                *(Route(path, answering(h), methods=["GET"]) for path, h in gets.items()),
+            ],
+            exception_handlers={HTTPException: _not_routed},
+        )
+        self.app.router.redirect_slashes = False
+
+    async def stop(self) -> None:
+        """Refuses new requests, lets those under way end for a while, aborts the rest."""
+        self.admission.close()
+        await asyncio.gather(*(engine.stop(_DRAIN_S) for engine in self._distinct))
+
+    def engine(self, model: str) -> Engine:
+        """The engine of a model.
+
+        Raises:
+            UnknownModelError: this worker does not have it.
+        """
+        engine = self.engines.get(model)
+        if engine is None:
+            names = ", ".join(self.engines)
+            raise UnknownModelError(
+                f"The model {model[:100]!r} does not exist here; use one of: {names}.",
+                param="model",
+            )
+        return engine
+
+    async def admitted(self, work: Callable[[], Awaitable[T]]) -> T:
+        """What `work` gives, done in a place of its own."""
+        async with self.admission:
+            return await work()
+
+    # Chat and completions
+
+    async def _chat(self, request: Request) -> Response:
+        body, headers = await self._body(request, ChatRequest)
+        engine = self.engine(body.model)
+        head = self._head("chatcmpl", "chat.completion", body.model)
+        wanted = chat_request(body, engine.info, request_id=head.id, seed=self.settings.seed)
+        usage = UsageSum(body.n)
+        with_logprobs = body.alternatives is not None
+        if body.stream:
+            events = self._stream(
+                request,
+                run(engine, [wanted]),
+                ChatStream(head, with_usage=body.include_usage),
+                usage,
+                with_logprobs=with_logprobs,
+                with_usage=body.include_usage,
+            )
+            return EventStream(events, headers=headers)
+        answers = await self._complete(request, run(engine, [wanted]), usage, count=body.n)
+        choices = [
+            chat_choice(i, a.text, a.finish_reason, a.logprobs if with_logprobs else None)
+            for i, a in enumerate(answers)
+        ]
+        return json_response(
+            {**head.fields(), "choices": choices, "usage": usage.fields()}, headers=headers
+        )
+
+    async def _completions(self, request: Request) -> Response:
+        body, headers = await self._body(request, CompletionRequest)
+        engine = self.engine(body.model)
+        head = self._head("cmpl", "text_completion", body.model)
+        wanted = completion_requests(body, engine.info, request_id=head.id, seed=self.settings.seed)
+        usage = UsageSum(body.width)
+        chunks = run(engine, wanted)
+        if body.max_tokens == 0:
+            chunks = only_echo(chunks)
+        if body.stream:
+            writer = CompletionStream(
+                head, with_usage=body.include_usage, with_top=bool(body.logprobs)
+            )
+            events = self._stream(
+                request,
+                chunks,
+                writer,
+                usage,
+                with_logprobs=body.logprobs is not None,
+                with_usage=body.include_usage,
+            )
+            return EventStream(events, headers=headers)
+        answers = await self._complete(
+            request, chunks, usage, count=len(wanted) * body.width, has_echo=body.echo
+        )
+        chosen = _best(answers, width=body.width, keep=body.n)
+        choices = [_completion_choice(i, a, body.logprobs) for i, a in enumerate(chosen)]
+        return json_response(
+            {**head.fields(), "choices": choices, "usage": usage.fields()}, headers=headers
+        )
+
+    async def _stream(
+        self,
+        request: Request,
+        chunks: AsyncGenerator[tuple[int, Chunk]],
+        writer: Writer,
+        usage: UsageSum,
+        *,
+        with_logprobs: bool,
+        with_usage: bool,
+    ) -> AsyncGenerator[bytes]:
+        """Events of a request that waits for its place first."""
+        began = request.state.began
+        pieces = stream_events(
+            chunks,
+            writer,
+            usage,
+            interval=self.settings.stream_interval,
+            with_logprobs=with_logprobs,
+        )
+        is_first = True
+        status = "gone"
+        try:
+            async with self.admission, aclosing(pieces):
+                async for event in pieces:
+                    if is_first:
+                        self.metrics.first_token(time.perf_counter() - began)
+                        is_first = False
+                    yield event
+            yield (writer.usage(usage.fields()) if with_usage else b"") + SSE_DONE
+            status = "200"
+        except Exception as error:
+            status = str(public_error(error).status)
+            raise
+        finally:
+            self.metrics.finished(request.url.path, status, time.perf_counter() - began)
+
+    async def _complete(
+        self,
+        request: Request,
+        chunks: AsyncGenerator[tuple[int, Chunk]],
+        usage: UsageSum,
+        *,
+        count: int,
+        has_echo: bool = False,
+    ) -> list[Answer]:
+        """Whole answers, unless the client leaves before."""
+
+        def work() -> Awaitable[list[Answer]]:
+            return complete_answers(chunks, usage, count=count, has_echo=has_echo)
+
+        return await unless_gone(request, self.admitted(work))
+
+    # The other routes
+
+    async def _embeddings(self, request: Request) -> Response:
+        body, headers = await self._body(request, EmbeddingRequest)
+        engine = self.engine(body.model)
+        if "embed" not in engine.info.abilities:
+            raise UsageError("This model makes no embeddings; choose another.", param="model")
+        for text in body.input:
+            check_size(len(text), engine.info, param="input")
+        found = await unless_gone(request, self.admitted(lambda: engine.embed(body.input)))
+        vectors = np.asarray(found.vectors, dtype=np.float32)
+        if body.dimensions is not None:
+            vectors = _shortened(vectors, body.dimensions)
+        as_text = body.encoding_format == "base64"
+        data = [
+            {
+                "object": "embedding",
+                "index": i,
+                "embedding": base64.b64encode(v.tobytes()).decode() if as_text else v,
+            }
+            for i, v in enumerate(vectors)
+        ]
+        n_tokens = sum(found.n_tokens)
+        usage = {"prompt_tokens": n_tokens, "total_tokens": n_tokens}
+        reply = {"object": "list", "data": data, "model": body.model, "usage": usage}
+        return Response(
+            orjson.dumps(reply, option=orjson.OPT_SERIALIZE_NUMPY),
+            headers=headers,
+            media_type="application/json",
+        )
+
+    async def _tokenize(self, request: Request) -> Response:
+        body, headers = await self._body(request, TokenizeRequest)
+        engine = self.engine(body.model)
+        text = body.prompt
+        if text is None:
+            text = engine.render([m.message() for m in body.messages])
+        check_size(len(text), engine.info, param="prompt")
+        ids = await tokenized(engine, text, add_special_tokens=body.add_special_tokens)
+        reply = {
+            "count": len(ids),
+            "max_model_len": engine.info.context_length,
+            "tokens": ids,
+        }
+        return json_response(reply, headers=headers)
+
+    async def _detokenize(self, request: Request) -> Response:
+        body, headers = await self._body(request, DetokenizeRequest)
+        engine = self.engine(body.model)
+        largest = max(body.tokens, default=0)
+        if largest >= engine.info.vocab_size:
+            raise UsageError(
+                f"Token id {largest} is not in this model's vocabulary of "
+                f"{engine.info.vocab_size}.",
+                param="tokens",
+            )
+        text = await asyncio.to_thread(engine.detokenize, body.tokens)
+        return json_response({"prompt": text}, headers=headers)
+
+    async def _models(self, request: Request) -> Response:
+        return json_response({"object": "list", "data": self._cards})
+
+    async def _model(self, request: Request) -> Response:
+        self.engine(name := request.path_params["name"])
+        return json_response(next(card for card in self._cards if card["id"] == name))
+
+    async def _health(self, request: Request) -> Response:
+        admission = self.admission
+        reply = {
+            "status": "stopping" if admission.is_closed else "ok",
+            "models": list(self.engines),
+            "running": admission.running,
+            "queue_length": admission.queue_length,
+        }
+        return json_response(reply, 503 if admission.is_closed else 200)
+
+    async def _metrics(self, request: Request) -> Response:
+        return Response(self.metrics.text(), media_type="text/plain; version=0.0.4")
+
+    # What all routes share
+
+    async def _body(self, request: Request, kind: type[B]) -> tuple[B, dict[str, str] | None]:
+        """The checked body, and headers that tell which of its fields were ignored."""
+        fields = parse_json_object(await read_body(request, MAX_BODY_BYTES))
+        body = parse(kind, fields)
+        ignored = ignored_fields(kind, fields)
+        if not ignored:
+            return body, None
+        if self.settings.strict:
+            raise UsageError(f"`{ignored[0][:64]}` has no meaning here.", param=ignored[0][:64])
+        named = filter(_FIELD_NAME.fullmatch, ignored[:_MAX_NAMED_FIELDS])
+        return body, {"x-fastchat-ignored": ", ".join(named)}
+
+    def _head(self, prefix: str, object: str, model: str) -> ReplyHead:
+        return ReplyHead(
+            id=new_id(prefix),
+            object=object,
+            model=model,
+            fingerprint=self._fingerprints[model],
+        )
+
+    def _counted(self, path: str, handler: Handler) -> Handler:
+        """`handler` with its failures answered and its outcome counted."""
+
+        answer_it = answering(handler)
+
+        async def answer(request: Request) -> Response:
+            request.state.began = began = time.perf_counter()
+            response = await answer_it(request)
+            if not isinstance(response, EventStream):  # a stream is counted at its end
+                status = "gone" if response.status_code == 499 else str(response.status_code)
+                self.metrics.finished(path, status, time.perf_counter() - began)
+            return response
+
+        return answer
+
+
+async def _not_routed(request: Request, error: Exception) -> Response:
+    """No such route, or not with this method."""
+    assert isinstance(error, HTTPException)
+    reply = error_response(NotFoundError(f"There is no {request.method} {request.url.path[:100]}."))
+    reply.status_code = error.status_code
+    reply.headers.update(error.headers or {})
+    return reply
+
+
+async def tokenized(engine: Engine, text: str, *, add_special_tokens: bool = True) -> list[int]:
+    """Token ids of `text`; a long text is tokenized beside the event loop."""
+
+    def work() -> list[int]:
+        return engine.tokenize(text, add_special_tokens=add_special_tokens)
+
+    return work() if len(text) < _LONG_TEXT else await asyncio.to_thread(work)
+
+
+def _check_limits(settings: WorkerSettings) -> None:
+    for flag, value, least in (
+        ("--limit-worker-concurrency", settings.limit_worker_concurrency, 1),
+        ("--max-queue", settings.max_queue, 0),
+        ("--stream-interval", settings.stream_interval, 1),
+    ):
+        if value is not None and value < least:
+            raise UsageError(f"{flag} must be at least {least}, not {value}.")
+
+
+def _fingerprint(engine: Engine) -> str:
+    """Changes when the same request may get another answer."""
+    info = engine.info
+    parts = (__version__, info.model_path, info.dtype, info.device, info.scheduler, info.template)
+    return "fp_" + hashlib.sha256("\0".join(parts).encode()).hexdigest()[:10]
+
+
+def _best(answers: Sequence[Answer], *, width: int, keep: int) -> list[Answer]:
+    """Of each `width` answers to one prompt the `keep` with the best mean log-probability."""
+    if width == keep:
+        return list(answers)
+    chosen: list[Answer] = []
+    for i in range(0, len(answers), width):
+        ranked = sorted(answers[i : i + width], key=lambda a: a.mean_logprob, reverse=True)
+        chosen += ranked[:keep]
+    return chosen
+
+
+def _completion_choice(index: int, answer: Answer, logprobs: int | None) -> dict[str, Any]:
+    lists = None
+    if logprobs is not None:
+        lists = legacy_logprobs(answer.logprobs, with_top=logprobs > 0)
+    return completion_choice(index, answer.text, answer.finish_reason, lists)
+
+
+def _shortened(vectors: np.ndarray, dimensions: int) -> np.ndarray:
+    """The first `dimensions` of each vector, of length one again.
+
+    Raises:
+        UsageError: the model has fewer.
+    """
+    if dimensions > vectors.shape[1]:
+        raise UsageError(
+            f"`dimensions` must be at most {vectors.shape[1]}, not {dimensions}.",
+            param="dimensions",
+        )
+    cut = vectors[:, :dimensions]
+    norms = np.linalg.norm(cut, axis=1, keepdims=True)
+    return np.ascontiguousarray(cut / np.where(norms > 0, norms, 1), dtype=np.float32)
