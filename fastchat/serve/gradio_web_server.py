@@ -1,0 +1,174 @@
+"""The page on which people chat with one model at a time.
+
+python3 -m fastchat.serve.gradio_web_server
+"""
+
+import asyncio
+import socket
+import sys
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Literal
+from urllib.parse import urlsplit
+
+from fastchat import logs
+from fastchat.errors import UsageError
+from fastchat.serve import asgi
+from fastchat.settings import CommaList, Env, ServerSettings, alias, run_command
+
+if TYPE_CHECKING:
+    from fastchat.web.app import PageSettings
+
+FIRST_PORT = 7860
+LAST_PORT = 7959
+PROG = "python3 -m fastchat.serve.gradio_web_server"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class WebSettings(ServerSettings):
+    """Serves the chat page for one model at a time."""
+
+    host: str = "127.0.0.1"
+    """Address to listen on; 0.0.0.0 lets other machines in."""
+    port: int | None = None  # pyright: ignore[reportIncompatibleVariableOverride]  # unset: search
+    """Port to listen on; without it the first free one from 7860 on."""
+    share: bool = False
+    """Also open a public address through Gradio's tunnel."""
+    api_url: Annotated[str | None, Env("FASTCHAT_API_URL")] = None
+    """The OpenAI-compatible server to ask. Without it: http://localhost:8000/v1 when that
+    answers, else the workers that the controller names."""
+    api_key: Annotated[str | None, Env("FASTCHAT_API_KEY")] = None
+    """Key for that server. Better given by the environment than on the command line."""
+    controller_url: Annotated[str, alias("--controller")] = "http://localhost:21001"
+    """The controller, asked when no --api-url is given; empty for none."""
+    concurrency_count: Annotated[int, alias("--concurrency")] = 200
+    """Answers at a time; further readers wait in a queue."""
+    model_list_mode: Literal["once", "reload"] = "reload"
+    """Follow the list of models as it changes, or keep the first one that was had."""
+    show_terms_of_use: Annotated[bool, alias("--show-terms")] = False
+    """Ask every reader to agree to the terms first."""
+    gradio_auth_path: Path | None = None
+    """File of name:password, by commas or lines; only these people get in."""
+    gradio_root_path: str = ""
+    """Path or address under which a proxy shows the page."""
+    allowed_hosts: CommaList = ()
+    """Further names under which the page is reached, for example behind a proxy."""
+    input_char_len_limit: Annotated[int, Env("FASTCHAT_INPUT_CHAR_LEN_LIMIT")] = 12_000
+    """Characters of one message; the rest is cut with a notice."""
+    api_timeout_s: Annotated[float, Env("FASTCHAT_WORKER_API_TIMEOUT")] = 100.0
+    """The longest silence in an answer, in seconds."""
+    moderate: bool = False
+    """Not built yet; refused."""
+    register_api_endpoint_file: Annotated[Path | None, alias("--register")] = None
+    """Not built yet; refused."""
+    use_remote_storage: bool = False
+    """Not built yet; refused."""
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Runs the page; gives the exit status."""
+    return run_command(WebSettings, run, argv, prog=PROG)
+
+
+def run(settings: WebSettings) -> None:
+    """Builds the page and serves it until a signal."""
+    refuse_what_is_not_built(settings)
+    page_settings = read_page_settings(settings)
+    logs.setup("gradio_web_server.log", debug=settings.debug)
+    sockets = bind_page(settings.host, settings.port)
+    asgi.run_loop(serve_page(page_settings, settings, sockets))
+
+
+def refuse_what_is_not_built(settings: WebSettings) -> None:
+    """
+    Raises:
+        UsageError: a published flag is given whose part of the page does not exist yet.
+    """
+    remedies = {
+        "--moderate": (settings.moderate, "start without it; nothing is moderated"),
+        "--register-api-endpoint-file": (
+            settings.register_api_endpoint_file,
+            "register each server with fastchat.serve.register_worker",
+        ),
+        "--use-remote-storage": (settings.use_remote_storage, "the page takes no pictures"),
+    }
+    for flag, (is_given, remedy) in remedies.items():
+        if is_given:
+            raise UsageError(f"{flag} is not built yet: {remedy}.")
+
+
+def read_page_settings(settings: WebSettings) -> "PageSettings":
+    """What the page is told, checked as far as it can be before the page is built.
+
+    Raises:
+        UsageError: a value that cannot work.
+    """
+    from fastchat.web.app import PageSettings, read_accounts
+    from fastchat.web.models import Source
+    from fastchat.web.security import is_loopback
+
+    for flag, url in (
+        ("--api-url", settings.api_url),
+        ("--controller-url", settings.controller_url),
+    ):
+        if url and (urlsplit(url).scheme not in ("http", "https") or not urlsplit(url).hostname):
+            raise UsageError(f"{flag} {url!r}: give an address like http://localhost:8000/v1.")
+    for flag, value in (
+        ("--concurrency-count", settings.concurrency_count),
+        ("--input-char-len-limit", settings.input_char_len_limit),
+        ("--api-timeout-s", settings.api_timeout_s),
+    ):
+        if value <= 0:
+            raise UsageError(f"{flag} {value}: must be above 0.")
+    path = settings.gradio_auth_path
+    return PageSettings(
+        source=Source(
+            api_url=settings.api_url,
+            controller_url=settings.controller_url,
+            api_key=settings.api_key,
+            timeout_s=settings.api_timeout_s,
+            keeps_first_list=settings.model_list_mode == "once",
+        ),
+        concurrency=settings.concurrency_count,
+        message_limit=settings.input_char_len_limit,
+        show_terms=settings.show_terms_of_use,
+        accounts=read_accounts(path) if path else (),
+        root_path=settings.gradio_root_path,
+        hosts=settings.allowed_hosts,
+        any_host=settings.share or not is_loopback(settings.host),
+    )
+
+
+def bind_page(host: str, port: int | None) -> list[socket.socket]:
+    """Sockets on `port`, or on the first free port of the published range.
+
+    Raises:
+        UsageError: that port, or every port of the range, is taken.
+    """
+    if port is not None:
+        return asgi.bind(host, port)
+    for candidate in range(FIRST_PORT, LAST_PORT):
+        with suppress(UsageError):
+            return asgi.bind(host, candidate)
+    return asgi.bind(host, LAST_PORT)
+
+
+async def serve_page(
+    page_settings: "PageSettings", settings: WebSettings, sockets: list[socket.socket]
+) -> None:
+    """Serves the page; with `--share`, under a public address as well."""
+    from fastchat.web.app import build_app, open_tunnel
+
+    app = build_app(page_settings)
+    port = sockets[0].getsockname()[1]
+    tunnel = asyncio.create_task(open_tunnel(port)) if settings.share else None
+    try:
+        await asgi.serve_sockets(app, settings, sockets=sockets, closing=app.end_streams)
+    finally:
+        if tunnel is not None:
+            tunnel.cancel()
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,155 @@
+"""The page as one ASGI application: tabs, theme, terms, log-in, and the guard in front."""
+
+import asyncio
+import logging
+import secrets
+import time
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+from urllib.parse import urlsplit
+
+from fastchat.errors import UsageError
+from fastchat.web.models import ModelDirectory, Source
+from fastchat.web.pane import Panes
+from fastchat.web.security import Guard
+from fastchat.web.texts import Texts, load_texts
+
+if TYPE_CHECKING:
+    import gradio as gr
+    from fastapi import FastAPI
+    from gradio.themes import Base
+
+log = logging.getLogger(__name__)
+
+FOLDER = Path(__file__).parent
+STATUS_S = 10.0
+"""Published: how often a reader who waits in the queue is told its place."""
+SPARE_JOBS = 100
+"""Room for listings and stops beside the answers."""
+FONT = ["system-ui", "-apple-system", "Segoe UI", "Roboto", "Helvetica Neue", "sans-serif"]
+FONT_MONO = ["ui-monospace", "SFMono-Regular", "Menlo", "Consolas", "monospace"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PageSettings:
+    """What the page is like, apart from where it listens."""
+
+    source: Source
+    concurrency: int = 200
+    """Answers at a time, over all readers; more wait in the queue."""
+    message_limit: int = 12_000
+    """Characters of one message."""
+    show_terms: bool = False
+    accounts: tuple[tuple[str, str], ...] = ()
+    """Names and passwords; empty lets everybody in."""
+    root_path: str = ""
+    """The path, or the whole address, under which a proxy shows the page."""
+    hosts: tuple[str, ...] = ()
+    """Names under which the page is reached, besides those of this machine."""
+    any_host: bool = False
+
+
+def build_app(settings: PageSettings) -> Guard:
+    """The page, ready to be served."""
+    import gradio as gr
+    from fastapi import FastAPI
+
+    texts = load_texts()
+    directory = ModelDirectory(settings.source, now=time.monotonic)
+
+    @asynccontextmanager
+    async def lifespan(_: "FastAPI") -> AsyncIterator[None]:
+        yield
+        await directory.close()
+
+    app = FastAPI(openapi_url=None, lifespan=lifespan)
+    panes = Panes(directory, texts.notice, message_limit=settings.message_limit)
+    gr.mount_gradio_app(
+        app,
+        build_page(panes, texts, settings),
+        path="/",
+        footer_links=[],
+        run_history=False,
+        app_kwargs={"docs_url": None, "redoc_url": None},
+        auth=list(settings.accounts) or None,
+        root_path=settings.root_path or None,
+        show_error=False,
+        ssr_mode=False,
+        enable_monitoring=False,
+        pwa=False,
+        mcp_server=False,
+        theme=theme(),
+        css=(FOLDER / "page.css").read_text("utf-8"),
+        head=f"<script>{(FOLDER / 'page.js').read_text('utf-8')}</script>",
+    )
+    proxy = urlsplit(settings.root_path).hostname
+    hosts = (*settings.hosts, proxy) if proxy else settings.hosts
+    return Guard(app, hosts=hosts, any_host=settings.any_host)
+
+
+async def open_tunnel(port: int) -> None:
+    """Gives the page on `port` a public address, and says which."""
+    from gradio.networking import setup_tunnel
+
+    token = secrets.token_urlsafe(32)
+    try:
+        url = await asyncio.to_thread(setup_tunnel, "127.0.0.1", port, token, None, None)
+    except Exception as error:  # a download, a certificate, a subprocess: any may fail
+        log.error("--share: no public address could be had: %s", error)
+    else:
+        log.info("Running on public URL: %s", url)
+
+
+def build_page(panes: Panes, texts: Texts, settings: PageSettings) -> "gr.Blocks":
+    """The page's controls."""
+    import gradio as gr
+
+    from fastchat.web.chat import Chat, terms_html
+
+    with gr.Blocks(
+        title=texts.page.title, analytics_enabled=False, fill_height=True, fill_width=True
+    ) as page:
+        if settings.show_terms:
+            gr.HTML(terms_html(texts.page))
+        Chat(page, panes, texts, concurrency=settings.concurrency)
+    page.max_threads = settings.concurrency + SPARE_JOBS
+    page.queue(status_update_rate=STATUS_S, api_open=False)
+    return page
+
+
+def theme() -> "Base":
+    """Calm colours, and fonts that every system has."""
+    from gradio.themes import Base
+
+    return Base(
+        primary_hue="indigo",
+        neutral_hue="slate",
+        radius_size="lg",
+        font=FONT,
+        font_mono=FONT_MONO,
+    )
+
+
+def read_accounts(path: Path) -> tuple[tuple[str, str], ...]:
+    """Names and passwords from a file of `name:password`, split by commas or lines.
+
+    Raises:
+        UsageError: the file cannot be read, holds nothing, or an entry has no colon.
+    """
+    try:
+        text = path.read_text("utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise UsageError(f"--gradio-auth-path {path}: cannot be read ({error}).") from None
+    accounts: list[tuple[str, str]] = []
+    entries = (entry.strip() for line in text.splitlines() for entry in line.split(","))
+    for number, entry in enumerate((entry for entry in entries if entry), 1):
+        name, colon, password = entry.partition(":")
+        if not (name and colon and password):
+            raise UsageError(f"--gradio-auth-path {path}: entry {number} is not name:password.")
+        accounts.append((name, password))
+    if not accounts:
+        raise UsageError(f"--gradio-auth-path {path}: holds no name:password.")
+    return tuple(accounts)

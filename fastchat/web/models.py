@@ -1,0 +1,220 @@
+"""Which models can be asked, and by which OpenAI client: the page's view of the platform.
+
+The page is a client of one gateway. Where the gateway's address was not given and none
+answers at the default one, the controller is asked for its models and for a worker's address,
+since every worker speaks the same API.
+"""
+
+import asyncio
+import ipaddress
+import logging
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+from urllib.parse import urlsplit
+
+from fastchat.errors import UnavailableError
+
+if TYPE_CHECKING:
+    import httpx2
+    from openai import AsyncOpenAI
+
+log = logging.getLogger(__name__)
+
+DEFAULT_API_URL = "http://localhost:8000/v1"
+LIST_TIMEOUT_S = 5.0
+CACHE_S = 1.5
+"""How long one listing serves every open page."""
+NO_KEY = "EMPTY"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Model:
+    """A model that can be asked."""
+
+    name: str
+    context_length: int | None = None
+    """In tokens, where the server says it."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Listing:
+    """What is there now."""
+
+    models: tuple[Model, ...] = ()
+    where: str = ""
+    """The address that was asked, without credentials."""
+    problem: str = ""
+    """`unreachable`, `refused`, or nothing when the list was had."""
+
+    def find(self, name: str | None) -> Model | None:
+        """The model of that name, if it is up."""
+        return next((model for model in self.models if model.name == name), None)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Source:
+    """Where the models are asked for."""
+
+    api_url: str | None = None
+    """The gateway; None means: the default gateway if it answers, else the controller."""
+    controller_url: str = ""
+    """The controller; empty for none."""
+    api_key: str | None = None
+    timeout_s: float = 100.0
+    """The longest silence in an answer."""
+    keeps_first_list: bool = False
+    """Ask no more once there was a model."""
+
+
+class ModelDirectory:
+    """The live list of models, and a client for each."""
+
+    def __init__(self, source: Source, *, now: Callable[[], float]) -> None:
+        self.source = source
+        self._now = now
+        self._clients: dict[str, AsyncOpenAI] = {}
+        self._http: httpx2.AsyncClient | None = None
+        self._listing = Listing()
+        self._listed_at = float("-inf")
+        self._asks_controller = False
+        self._asking = asyncio.Lock()  # one listing at a time, however many pages want it
+
+    async def listing(self) -> Listing:
+        """The models that are up, at most `CACHE_S` old. Never raises: see `problem`."""
+        async with self._asking:
+            kept = self.source.keeps_first_list and self._listing.models
+            if not kept and self._now() - self._listed_at >= CACHE_S:
+                self._listing = await self._ask()
+                self._listed_at = self._now()
+            return self._listing
+
+    async def client_for(self, model: str) -> "AsyncOpenAI":
+        """A client of a server that has `model`.
+
+        Raises:
+            UnavailableError: the controller knows no worker for it.
+        """
+        if not self._asks_controller:
+            return self._client(self._gateway_url, self.source.api_key)
+        answer = await self._post_to_controller("/get_worker_address", {"model": model})
+        address = answer.get("address") if isinstance(answer, dict) else None
+        if not address:
+            raise UnavailableError(f"No worker serves {model!r} now.")
+        return self._client(address.rstrip("/") + "/v1", None)
+
+    async def close(self) -> None:
+        """Closes every connection."""
+        if self._http is not None:
+            await self._http.aclose()
+            self._http = None
+            self._clients.clear()
+
+    @property
+    def _gateway_url(self) -> str:
+        return self.source.api_url or DEFAULT_API_URL
+
+    async def _ask(self) -> Listing:
+        """One listing from the gateway, or from the controller in its place."""
+        listing = await self._ask_gateway()
+        may_ask_controller = self.source.api_url is None and self.source.controller_url
+        self._asks_controller = bool(may_ask_controller and listing.problem == "unreachable")
+        return await self._ask_controller() if self._asks_controller else listing
+
+    async def _ask_gateway(self) -> Listing:
+        import openai
+
+        where = public_address(self._gateway_url)
+        client = self._client(self._gateway_url, self.source.api_key)
+        try:
+            page = await client.models.list(timeout=LIST_TIMEOUT_S)
+            models = [
+                Model(name=entry.id, context_length=_context_length(entry.model_extra or {}))
+                for entry in page.data
+            ]
+        except (openai.AuthenticationError, openai.PermissionDeniedError):
+            return Listing(where=where, problem="refused")
+        except (openai.OpenAIError, ValueError, AttributeError, TypeError) as error:
+            # The last three: something else than an OpenAI server listens there.
+            log.debug("no list of models where=%s reason=%s", where, error)
+            return Listing(where=where, problem="unreachable")
+        return Listing(models=_sorted(models), where=where)
+
+    async def _ask_controller(self) -> Listing:
+        where = public_address(self.source.controller_url)
+        try:
+            answer = await self._post_to_controller("/list_models", {})
+        except UnavailableError:
+            return Listing(where=where, problem="unreachable")
+        names = answer.get("models", []) if isinstance(answer, dict) else []
+        return Listing(models=_sorted([Model(name=str(name)) for name in names]), where=where)
+
+    async def _post_to_controller(self, path: str, body: dict[str, str]) -> Any:
+        """The controller's answer to `body`.
+
+        Raises:
+            UnavailableError: it does not answer, or not in JSON.
+        """
+        import httpx2
+
+        url = self.source.controller_url.rstrip("/") + path
+        try:
+            reply = await self._pool().post(url, json=body, timeout=LIST_TIMEOUT_S)
+            reply.raise_for_status()
+            return reply.json()
+        except (httpx2.HTTPError, ValueError) as error:
+            raise UnavailableError("The controller does not answer.") from error
+
+    def _client(self, base_url: str, api_key: str | None) -> "AsyncOpenAI":
+        from openai import AsyncOpenAI
+
+        if base_url not in self._clients:
+            self._clients[base_url] = AsyncOpenAI(
+                base_url=base_url,
+                api_key=api_key or NO_KEY,
+                max_retries=0,
+                http_client=self._pool(),
+            )
+        return self._clients[base_url]
+
+    def _pool(self) -> "httpx2.AsyncClient":
+        """The one pool of connections. Proxies of the environment are for distant hosts only."""
+        import httpx2
+
+        if self._http is None:
+            addresses = [self._gateway_url, self.source.controller_url]
+            self._http = httpx2.AsyncClient(
+                timeout=httpx2.Timeout(self.source.timeout_s, connect=LIST_TIMEOUT_S),
+                limits=httpx2.Limits(max_connections=None, max_keepalive_connections=100),
+                trust_env=not all(is_near(address) for address in addresses if address),
+                follow_redirects=False,
+            )
+        return self._http
+
+
+def is_near(url: str) -> bool:
+    """Whether `url` names this machine or its own network, where no proxy belongs."""
+    host = urlsplit(url).hostname or ""
+    try:
+        return not ipaddress.ip_address(host).is_global
+    except ValueError:
+        return "." not in host or host.endswith((".localhost", ".local", ".internal"))
+
+
+def public_address(url: str) -> str:
+    """`url` as it may be shown: no credentials, no path."""
+    parts = urlsplit(url)
+    return f"{parts.hostname}:{parts.port}" if parts.port else parts.hostname or url
+
+
+def _sorted(models: list[Model]) -> tuple[Model, ...]:
+    return tuple(sorted(models, key=lambda model: model.name.casefold()))
+
+
+def _context_length(entry: dict[str, Any]) -> int | None:
+    """The context of a model as our gateway, vLLM and others name it in their lists."""
+    for key in ("context_length", "max_model_len", "context_window"):
+        value = entry.get(key)
+        if isinstance(value, int) and value > 0:
+            return value
+    return None

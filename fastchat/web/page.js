@@ -1,0 +1,32 @@
+// Light or dark: what the reader chose last, else what the system says.
+(() => {
+  const KEY = "fastchat-theme";
+  const system = window.matchMedia("(prefers-color-scheme: dark)");
+  const chosen = () => {
+    try { return localStorage.getItem(KEY); } catch { return null; }
+  };
+  const show = () => {
+    const dark = chosen() ? chosen() === "dark" : system.matches;
+    document.body.classList.toggle("dark", dark);
+    document.documentElement.style.colorScheme = dark ? "dark" : "light";
+  };
+  const start = () => {
+    show();
+    // The library sets its own idea of the theme while it mounts; ours is the last word.
+    const mounted = new MutationObserver(() => {
+      if (document.querySelector("[data-theme-switch]")) { mounted.disconnect(); show(); }
+    });
+    mounted.observe(document.body, { childList: true, subtree: true });
+    system.addEventListener("change", show);
+    const terms = document.getElementById("terms");
+    if (terms) terms.showModal();
+  };
+  document.addEventListener("click", (event) => {
+    if (!event.target.closest?.("[data-theme-switch]")) return;
+    const next = document.body.classList.contains("dark") ? "light" : "dark";
+    try { localStorage.setItem(KEY, next); } catch { /* private mode: for this page only */ }
+    document.body.classList.toggle("dark", next === "dark");
+    document.documentElement.style.colorScheme = next;
+  });
+  if (document.body) start(); else document.addEventListener("DOMContentLoaded", start);
+})();

@@ -1,0 +1,302 @@
+"""A pane: one conversation with one model, and what may be done to it.
+
+Nothing here knows how a pane is drawn. A handler takes the pane as it is and yields it again
+as it becomes; `chat.py` turns each into what the browser shows.
+"""
+
+import asyncio
+import logging
+from collections.abc import AsyncIterator
+from contextlib import suppress
+from dataclasses import dataclass, replace
+from itertools import pairwise
+from typing import TYPE_CHECKING
+
+from fastchat.errors import FastChatError, UnavailableError
+from fastchat.message import Message
+from fastchat.web.models import ModelDirectory
+from fastchat.web.texts import NoticeTexts
+
+if TYPE_CHECKING:
+    from openai import APIError, AsyncStream
+    from openai.types.chat import ChatCompletionChunk
+
+log = logging.getLogger(__name__)
+
+TURN_LIMIT = 50
+"""Published: a turn is a question with its answer."""
+MIN_TOP_P = 0.01
+"""Sent for 0, which many servers refuse; both mean: only the likeliest word."""
+UPDATE_S = 0.06
+"""The pause between two redraws of a growing answer."""
+LOOK_UP_S = 1.0
+"""How often a silent answer lets the page notice that its reader has left."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Sampling:
+    """How the answer is drawn."""
+
+    temperature: float = 0.7
+    top_p: float = 1.0
+    max_tokens: int = 1024
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Pane:
+    """What was said, what is going on, and what there is to tell the reader."""
+
+    messages: tuple[Message, ...] = ()
+    running: bool = False
+    """An answer is on its way."""
+    notice: str = ""
+    draft: str | None = None
+    """What belongs into the box for the next message; None leaves it as it is."""
+
+    @property
+    def can_regenerate(self) -> bool:
+        """Whether there is a question to be answered again."""
+        return bool(self.messages) and not self.running
+
+    @property
+    def turns(self) -> int:
+        """Questions asked so far."""
+        return sum(message.role == "user" for message in self.messages)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Piece:
+    """A bit of an answer."""
+
+    text: str
+    reason: str | None
+    """Why the answer ends with this piece, if it does: `stop`, `length`, ..."""
+
+
+class Answer:
+    """An answer on its way: gathers the pieces, tells how far it is, can be stopped."""
+
+    def __init__(self) -> None:
+        self.text = ""
+        self.reason: str | None = None
+        self.error: BaseException | None = None
+        self.stopped = False
+        self._news = asyncio.Event()
+        self._task: asyncio.Task[None] | None = None
+
+    def start(self, pieces: AsyncIterator[Piece]) -> None:
+        """Begins to gather `pieces`."""
+        self._task = asyncio.create_task(self._gather(pieces))
+
+    def stop(self) -> None:
+        """Ends the answer where it is; the server is told by the closed connection."""
+        self.stopped = True
+        if self._task is not None:
+            self._task.cancel()
+        self._news.set()
+
+    async def progress(self) -> AsyncIterator[str]:
+        """The text so far, again and again until it is complete.
+
+        Pieces that come between two redraws are shown together, so a slow reader costs
+        redraws and never tokens.
+        """
+        try:
+            while self._task is not None and not self._task.done():
+                with suppress(TimeoutError):
+                    await asyncio.wait_for(self._news.wait(), LOOK_UP_S)
+                self._news.clear()
+                yield self.text
+                if not self.stopped:
+                    await asyncio.sleep(UPDATE_S)
+        finally:
+            await self._end()
+
+    async def _gather(self, pieces: AsyncIterator[Piece]) -> None:
+        try:
+            async for piece in pieces:
+                self.text += piece.text
+                self.reason = piece.reason or self.reason
+                self._news.set()
+        except Exception as error:  # shown in the pane by `notice_for`, whatever it is
+            self.error = error
+        finally:
+            self._news.set()
+
+    async def _end(self) -> None:
+        """Waits until the connection is given back."""
+        if self._task is not None:
+            self._task.cancel()
+            await asyncio.gather(self._task, return_exceptions=True)
+
+
+class Panes:
+    """The handlers of every open pane; holds no more than the answers on their way."""
+
+    def __init__(
+        self, directory: ModelDirectory, notices: NoticeTexts, *, message_limit: int
+    ) -> None:
+        self.directory = directory
+        self.notices = notices
+        self.message_limit = message_limit
+        self._answers: dict[str, Answer] = {}
+
+    async def send(
+        self, pane: Pane, text: str, *, model: str | None, sampling: Sampling, key: str
+    ) -> AsyncIterator[Pane]:
+        """Adds the question `text` and lets `model` answer it.
+
+        Args:
+            key: names the pane among all that are open; one answer at a time in each.
+        """
+        text = text.strip()
+        if not text:
+            return
+        if refusal := self._refusal(pane, model, key):
+            yield replace(pane, notice=refusal, draft=None)
+            return
+        notice = ""
+        if len(text) > self.message_limit:
+            text = text[: self.message_limit]
+            notice = self.notices.cut.format(limit=self.message_limit)
+        messages = (*pane.messages, Message(role="user", text=text))
+        asked = Pane(messages=messages, running=True, notice=notice, draft="")
+        async for pane in self._answer(asked, str(model), sampling=sampling, key=key):
+            yield pane
+
+    async def regenerate(
+        self, pane: Pane, *, model: str | None, sampling: Sampling, key: str
+    ) -> AsyncIterator[Pane]:
+        """Answers the last question again."""
+        if not pane.messages:
+            return
+        if not model or key in self._answers:
+            notice = self.notices.no_model if not model else self.notices.running
+            yield replace(pane, notice=notice)
+            return
+        messages = pane.messages[:-1] if pane.messages[-1].role == "assistant" else pane.messages
+        asked = Pane(messages=messages, running=True)
+        async for pane in self._answer(asked, model, sampling=sampling, key=key):
+            yield pane
+
+    def stop(self, key: str) -> None:
+        """Stops the answer that is on its way in the pane `key`, if there is one."""
+        if answer := self._answers.get(key):
+            answer.stop()
+
+    def _refusal(self, pane: Pane, model: str | None, key: str) -> str:
+        """Why no question can be asked now; empty when one can."""
+        if not model:
+            return self.notices.no_model
+        if key in self._answers:
+            return self.notices.running
+        if pane.turns >= TURN_LIMIT:
+            return self.notices.full.format(limit=TURN_LIMIT)
+        return ""
+
+    async def _answer(
+        self, pane: Pane, model: str, *, sampling: Sampling, key: str
+    ) -> AsyncIterator[Pane]:
+        """`pane` while the answer to its last question comes in, and once it is there."""
+        answer = self._answers[key] = Answer()
+        try:
+            yield pane
+            pane = replace(pane, draft=None)
+            if not answer.stopped:
+                answer.start(self._pieces(pane.messages, model, sampling))
+            async for text in answer.progress():
+                yield _with_answer(pane, text)
+        finally:
+            self._answers.pop(key, None)
+        done = replace(_with_answer(pane, answer.text), running=False)
+        if notice := self._notice_at_end(answer, model, sampling):
+            done = replace(done, notice=notice)
+        yield done
+
+    def _notice_at_end(self, answer: Answer, model: str, sampling: Sampling) -> str:
+        """What there is to say about an answer that has ended; empty when all went well."""
+        if answer.stopped:
+            return self.notices.stopped
+        if answer.error is not None:
+            return notice_for(answer.error, model, self.notices)
+        if answer.reason is None:
+            return self.notices.cut_off
+        if answer.reason == "length":
+            return self.notices.length.format(limit=sampling.max_tokens)
+        return "" if answer.text.strip() else self.notices.silent
+
+    async def _pieces(
+        self, messages: tuple[Message, ...], model: str, sampling: Sampling
+    ) -> AsyncIterator[Piece]:
+        """The pieces of the model's answer. Closing the iterator closes the connection."""
+        client = await self.directory.client_for(model)
+        stream: AsyncStream[ChatCompletionChunk] = await client.chat.completions.create(
+            model=model,
+            messages=[{"role": m.role, "content": m.text} for m in answered(messages)],  # type: ignore[misc]  # roles are checked by Message
+            temperature=sampling.temperature,
+            top_p=max(sampling.top_p, MIN_TOP_P),
+            max_tokens=sampling.max_tokens,
+            stream=True,
+        )
+        async with stream:
+            async for chunk in stream:
+                for choice in chunk.choices[:1]:
+                    yield Piece(text=choice.delta.content or "", reason=choice.finish_reason)
+
+
+def answered(messages: tuple[Message, ...]) -> list[Message]:
+    """What the model is told: every question that was answered, with its answer, and the last.
+
+    A question whose answer failed stays on the page, but two questions in a row are no
+    conversation that a model was trained on.
+    """
+    kept = [
+        message
+        for message, following in pairwise(messages)
+        if message.role != "user" or following.role != "user"
+    ]
+    return [*kept, *messages[-1:]]
+
+
+def notice_for(error: BaseException, model: str, notices: NoticeTexts) -> str:
+    """What the reader is told about `error`."""
+    import httpx2
+    import openai
+
+    match error:
+        case openai.APITimeoutError() | httpx2.TimeoutException():
+            return notices.timeout
+        case openai.APIConnectionError() | httpx2.HTTPError():
+            return notices.unreachable
+        case openai.AuthenticationError() | openai.PermissionDeniedError():
+            return notices.refused
+        case openai.RateLimitError():
+            return notices.busy
+        case openai.NotFoundError() | UnavailableError():
+            return notices.gone.format(model=model)
+        case openai.APIStatusError(status_code=503):
+            return notices.gone.format(model=model)
+        case openai.APIStatusError(status_code=504):
+            return notices.timeout
+        case openai.APIStatusError() if error.status_code < 500:
+            return notices.rejected.format(reason=_sentence(error))
+        case openai.APIError():
+            return notices.failed.format(reason=_sentence(error))
+        case FastChatError():
+            return notices.failed.format(reason=error.message)
+    log.error("answer failed model=%s", model, exc_info=error)
+    return notices.unreachable
+
+
+def _with_answer(pane: Pane, text: str) -> Pane:
+    """`pane` with `text` as the answer to its last question."""
+    if not text.strip():
+        return pane
+    return replace(pane, messages=(*pane.messages, Message(role="assistant", text=text)))
+
+
+def _sentence(error: "APIError") -> str:
+    """The server's own message, short, and ended by a full stop."""
+    body = error.body if isinstance(error.body, dict) else {}
+    text = " ".join(str(body.get("message") or error.message).split())[:300]
+    return text if text.endswith((".", "!", "?")) else text + "."

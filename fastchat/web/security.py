@@ -1,0 +1,164 @@
+"""What reaches the page's server and what its replies carry: hosts, origins, routes, headers.
+
+The page needs few of the many routes its library opens: no uploads, no files, no proxy. The
+content policy lets a browser load from this server alone, so that nothing in a model's answer
+makes it call anybody else.
+"""
+
+import asyncio
+import ipaddress
+from collections.abc import Iterable
+from typing import Any
+from urllib.parse import urlsplit
+
+from starlette.datastructures import Headers, MutableHeaders
+from starlette.responses import PlainTextResponse
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+BODY_LIMIT_BYTES = 4 * 1024 * 1024
+
+# The page's own script and styles stand inside the document, and so does its configuration.
+POLICY = "; ".join(
+    [
+        "default-src 'self'",
+        "script-src 'self' 'unsafe-inline' 'unsafe-eval'",
+        "style-src 'self' 'unsafe-inline'",
+        "img-src 'self' data: blob:",
+        "font-src 'self' data:",
+        "connect-src 'self'",
+        "object-src 'none'",
+        "base-uri 'self'",
+        "form-action 'self'",
+        "frame-ancestors 'self'",
+    ]
+)
+HEADERS = {
+    "content-security-policy": POLICY,
+    "x-content-type-options": "nosniff",
+    "referrer-policy": "no-referrer",
+    "x-frame-options": "SAMEORIGIN",
+}
+
+OPEN_PATHS = frozenset(
+    {
+        "/config",
+        "/favicon.ico",
+        "/login",
+        "/logout",
+        "/manifest.json",
+        "/robots.txt",
+        "/theme.css",
+        "/gradio_api/app_id",
+        "/gradio_api/cancel",
+        "/gradio_api/info",
+        "/gradio_api/login_check",
+        "/gradio_api/queue/data",
+        "/gradio_api/queue/join",
+        "/gradio_api/reset",
+        "/gradio_api/startup-events",
+        "/gradio_api/theme.css",
+        "/gradio_api/token",
+        "/gradio_api/user",
+    }
+)
+OPEN_PREFIXES = ("/assets/", "/static/", "/svelte/", "/gradio_api/heartbeat/")
+
+
+class Guard:
+    """Lets through what a browser on our own page asks for, and nothing else."""
+
+    def __init__(self, app: ASGIApp, *, hosts: Iterable[str], any_host: bool) -> None:
+        """
+        Args:
+            hosts: names, without ports, under which the page may be reached besides those of
+                this machine.
+            any_host: reached from outside under names that nobody told us.
+        """
+        self.app = app
+        self.hosts = {host.lower() for host in hosts}
+        self.any_host = any_host
+        self._requests: set[asyncio.Task[Any]] = set()
+
+    async def end_streams(self) -> None:
+        """Ends the event streams of open pages, which would hold up a shutdown."""
+        for request in self._requests:
+            request.cancel()
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] == "lifespan":
+            await self.app(scope, receive, send)
+            return
+        if scope["type"] != "http":
+            return
+        if refusal := self._refusal(scope):
+            status, text = refusal
+            await PlainTextResponse(text, status, HEADERS)(scope, receive, send)
+            return
+
+        async def send_with_headers(message: Message) -> None:
+            if message["type"] == "http.response.start":
+                MutableHeaders(scope=message).update(HEADERS)
+            await send(message)
+
+        request = asyncio.current_task()
+        assert request is not None
+        self._requests.add(request)
+        try:
+            await self.app(scope, receive, send_with_headers)
+        finally:
+            self._requests.discard(request)
+
+    def _refusal(self, scope: Scope) -> tuple[int, str] | None:
+        """Status and text for a request that must not pass; None for one that may."""
+        headers = Headers(scope=scope)
+        host = host_of(headers.get("host", ""))
+        if not self._is_ours(host):
+            return 403, "This name is not known here; name it with --allowed-hosts.\n"
+        if scope["method"] not in ("GET", "HEAD", "OPTIONS") and not self._same_origin(headers):
+            return 403, "Requests from other sites are refused.\n"
+        if not is_open(scope["path"]):
+            return 404, "Not found.\n"
+        if scope["method"] == "POST":
+            announced = headers.get("content-length", "")
+            if not announced.isdecimal():
+                return 411, "The length of the request must be announced.\n"
+            if int(announced) > BODY_LIMIT_BYTES:
+                return 413, "The request is too large.\n"
+        return None
+
+    def _is_ours(self, host: str) -> bool:
+        """Whether `host` is a name of this page. Keeps foreign names that resolve to us out."""
+        return self.any_host or host in self.hosts or is_loopback(host)
+
+    def _same_origin(self, headers: Headers) -> bool:
+        """Whether the page itself sends this, as far as a browser tells."""
+        origin = headers.get("origin")
+        if origin is None:
+            return True
+        ours = {headers.get("host", ""), headers.get("x-forwarded-host", ""), *self.hosts}
+        return bool({urlsplit(origin).netloc, host_of(urlsplit(origin).netloc)} & (ours - {""}))
+
+
+def is_open(path: str) -> bool:
+    """Whether the page itself ever asks for `path`."""
+    if path == "/" or path.rstrip("/") in OPEN_PATHS:
+        return True
+    return path.startswith(OPEN_PREFIXES) and ".." not in path
+
+
+def host_of(netloc: str) -> str:
+    """The name in `netloc`, without its port."""
+    try:
+        return (urlsplit(f"//{netloc}").hostname or "").lower()
+    except ValueError:
+        return ""
+
+
+def is_loopback(host: str) -> bool:
+    """Whether `host` can only ever mean this machine."""
+    if host == "localhost" or host.endswith(".localhost"):
+        return True
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False

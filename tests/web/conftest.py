@@ -1,0 +1,196 @@
+"""A small OpenAI server that answers as it is told, for the tests of the page."""
+
+import asyncio
+import json
+import threading
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+from aiohttp import web
+
+RICH = """\
+# Heading
+
+Some **bold** words, `inline code`, and a list:
+
+1. one
+2. two
+
+```python
+for number in range(1, 6):
+    print(number)
+```
+
+Euler: $e^{i\\pi} + 1 = 0$ and
+
+$$\\int_0^1 x^2\\,dx = \\frac{1}{3}$$
+
+| a | b |
+|---|---|
+| 1 | 2 |
+"""
+HOSTILE = """\
+Hello <script>window.pwned = 1</script>
+<img src=x onerror="window.pwned = 2">
+<svg onload="window.pwned = 3"></svg>
+<iframe srcdoc="<script>parent.pwned = 4</script>"></iframe>
+[link](javascript:window.pwned=5) <a href="vbscript:window.pwned=6">vb</a>
+[data](data:text/html,<script>window.pwned=7</script>)
+![beacon](http://example.invalid/beacon.png) <link rel=stylesheet href=http://example.invalid/x.css>
+$\\href{javascript:window.pwned=8}{x}$
+```html
+<script>window.pwned = 9</script>
+```
+```mermaid
+graph TD; A["<img src=x onerror='window.pwned = 10'>"]
+```
+<form action="http://example.invalid/"><input name=q></form>
+The end.
+"""
+
+
+class FakeOpenAI:
+    """Answers by the last word said to it; counts what it was asked and what was given up."""
+
+    def __init__(self) -> None:
+        self.models: list[dict[str, Any]] = [{"id": "parrot", "context_length": 4096}]
+        self.requests: list[dict[str, Any]] = []
+        self.headers: list[dict[str, str]] = []
+        self.given_up = 0
+        self.open = 0
+        self.url = ""
+        self._loop = asyncio.new_event_loop()
+        self._thread = threading.Thread(target=self._loop.run_forever, daemon=True)
+
+    @property
+    def root(self) -> str:
+        """The address without `/v1`."""
+        return self.url.removesuffix("/v1")
+
+    def start(self) -> None:
+        self._thread.start()
+        asyncio.run_coroutine_threadsafe(self._start(), self._loop).result(10)
+
+    def stop(self) -> None:
+        asyncio.run_coroutine_threadsafe(self._runner.cleanup(), self._loop).result(10)
+        self._loop.call_soon_threadsafe(self._loop.stop)
+        self._thread.join(10)
+        self._loop.close()
+
+    async def _start(self) -> None:
+        app = web.Application()
+        app.router.add_get("/v1/models", self._models)
+        app.router.add_post("/v1/chat/completions", self._chat)
+        app.router.add_post("/list_models", self._list_models)
+        app.router.add_post("/get_worker_address", self._worker_address)
+        self._runner = web.AppRunner(app, shutdown_timeout=0.1, handler_cancellation=True)
+        await self._runner.setup()
+        site = web.TCPSite(self._runner, "127.0.0.1", 0)
+        await site.start()
+        port = self._runner.addresses[0][1]
+        self.url = f"http://127.0.0.1:{port}/v1"
+
+    async def _models(self, request: web.Request) -> web.Response:
+        self.headers.append(dict(request.headers))
+        entries = [{"object": "model", "created": 1, "owned_by": "x", **m} for m in self.models]
+        return web.json_response({"object": "list", "data": entries})
+
+    async def _list_models(self, request: web.Request) -> web.Response:
+        return web.json_response({"models": [model["id"] for model in self.models]})
+
+    async def _worker_address(self, request: web.Request) -> web.Response:
+        wanted = (await request.json())["model"]
+        known = any(model["id"] == wanted for model in self.models)
+        return web.json_response({"address": self.root if known else ""})
+
+    async def _chat(self, request: web.Request) -> web.StreamResponse:
+        body = await request.json()
+        self.requests.append(body)
+        self.headers.append(dict(request.headers))
+        said = body["messages"][-1]["content"]
+        order = said.split()[-1]
+        refusals = {
+            "!busy": (429, "The queue is full."),
+            "!broken": (500, "Internal error; the server's log has the details."),
+            "!gone": (503, "No worker serves it."),
+            "!unknown": (404, "No such model."),
+            "!toolong": (400, "The prompt has 9000 tokens and the context 4096."),
+            "!locked": (401, "Wrong key."),
+            "!late": (504, "Too slow."),
+        }
+        if order in refusals:
+            status, message = refusals[order]
+            error = {"message": message, "type": "x", "param": None, "code": "x"}
+            return web.json_response({"error": error}, status=status)
+        stream = web.StreamResponse(headers={"content-type": "text/event-stream"})
+        self.open += 1
+        try:
+            await stream.prepare(request)
+            await self._stream(stream, body, said, order)
+        except (ConnectionError, asyncio.CancelledError):
+            self.given_up += 1
+            raise
+        finally:
+            self.open -= 1
+        return stream
+
+    async def _stream(
+        self, stream: web.StreamResponse, body: dict[str, Any], said: str, order: str
+    ) -> None:
+        async def send(delta: dict[str, Any], reason: str | None = None) -> None:
+            choice = {"index": 0, "delta": delta, "finish_reason": reason}
+            event = {
+                "id": "1",
+                "object": "chat.completion.chunk",
+                "created": 1,
+                "choices": [choice],
+            }
+            await stream.write(
+                f"data: {json.dumps({**event, 'model': body['model']})}\n\n".encode()
+            )
+
+        await send({"role": "assistant", "content": ""})
+        reason = "stop"
+        match order:
+            case "!hang":
+                while True:
+                    await stream.write(b": still here\n\n")
+                    await asyncio.sleep(0.05)
+            case "!slow":
+                for number in range(2000):
+                    await send({"content": f"{number} "})
+                    await asyncio.sleep(0.05)
+            case "!break":
+                await send({"content": "Half an ans"})
+                error = {"message": "The model ran out of memory.", "type": "x", "code": "x"}
+                await stream.write(f"data: {json.dumps({'error': error})}\n\n".encode())
+            case "!cut":
+                await send({"content": "Half an ans"})
+                return
+            case "!empty":
+                pass
+            case "!length":
+                await send({"content": "As long as it may be"})
+                reason = "length"
+            case "!rich":
+                for line in RICH.splitlines(keepends=True):
+                    await send({"content": line})
+            case "!hostile":
+                for line in HOSTILE.splitlines(keepends=True):
+                    await send({"content": line})
+            case _:
+                for word in f"{body['model']} heard: {said}".split(" "):
+                    await send({"content": word + " "})
+        if order != "!break":
+            await send({}, reason)
+        await stream.write(b"data: [DONE]\n\n")
+
+
+@pytest.fixture
+def fake() -> Iterator[FakeOpenAI]:
+    """A fake OpenAI server (and controller) on a free port of its own."""
+    server = FakeOpenAI()
+    server.start()
+    yield server
+    server.stop()
