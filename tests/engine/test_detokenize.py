@@ -1,3 +1,4 @@
+import itertools
 import random
 from pathlib import Path
 from typing import Any
@@ -129,7 +130,7 @@ def test_any_ids_in_any_portions_give_the_tokenizers_own_text(
     cuts = data.draw(st.lists(st.integers(0, len(ids)), max_size=4).map(sorted))
     points = [0, *cuts, len(ids)]
     detokenizer = Detokenizer(tokenizer)
-    pieces = [detokenizer.push(ids[a:b]) for a, b in zip(points, points[1:], strict=False)]
+    pieces = [detokenizer.push(ids[a:b]) for a, b in itertools.pairwise(points)]
     text = "".join(pieces) + detokenizer.flush()
     assert text == tokenizer.decode(ids, skip_special_tokens=True)
 

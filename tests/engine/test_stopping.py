@@ -1,3 +1,5 @@
+import itertools
+
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -86,7 +88,7 @@ def test_the_result_does_not_depend_on_the_cuts(
     text: str, stop: list[str], cuts: list[int]
 ) -> None:
     points = [0, *sorted(min(c, len(text)) for c in cuts), len(text)]
-    pieces = [text[a:b] for a, b in zip(points, points[1:], strict=False)]
+    pieces = [text[a:b] for a, b in itertools.pairwise(points)]
     stopping = Stopping(stop)
     assert run(pieces, stopping) == cut(text, stop)
     assert stopping.ended == any(s in text for s in stop)
