@@ -1,5 +1,6 @@
 """Settings: one frozen dataclass per process becomes its flags, environment and defaults.
 
+A group of settings may stand as a field, as `Group[ModelSettings]`: its flags have no prefix.
 A value comes from the flag, else from the environment variable named by `Env`, else from
 the default. Underscores and dashes are the same in a flag; a prefix is never guessed:
 short forms that were published are declared as aliases. Only this module reads
@@ -12,7 +13,7 @@ import sys
 import traceback
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Annotated, Any, TypeVar, get_args, get_origin, get_type_hints
+from typing import Annotated, Any, TypeVar, cast, get_args, get_origin, get_type_hints
 
 import tyro
 
@@ -38,6 +39,10 @@ class Env:
     """Annotation that names the environment variable of a field."""
 
     name: str
+
+
+Group = tyro.conf.OmitArgPrefixes
+"""Annotation of a field that holds a group of settings of its own."""
 
 
 def alias(*names: str) -> Any:
@@ -118,7 +123,10 @@ def _from_environment(cls: type) -> dict[str, Any]:
         hint = hints[field.name]
         if get_origin(hint) is not Annotated:
             continue
-        for note in get_args(hint)[1:]:
+        kind, *notes = get_args(hint)
+        if dataclasses.is_dataclass(kind) and (inner := _from_environment(cast(type, kind))):
+            values[field.name] = dataclasses.replace(cast(Any, field.default), **inner)
+        for note in notes:
             if isinstance(note, Env) and (text := os.environ.get(note.name)) is not None:
                 values[field.name] = _value_from_text(hint, text, note.name)
     return values
@@ -144,8 +152,7 @@ def _value_from_text(hint: Any, text: str, name: str) -> Any:
 
 def _booleans_as_switches(cls: type, argv: Sequence[str]) -> list[str]:
     """Lets `--flag True` and `--flag=false` stand for `--flag` and `--no-flag`."""
-    hints = get_type_hints(cls)
-    switches = {name.replace("_", "-") for name, kind in hints.items() if kind is bool}
+    switches = {name.replace("_", "-") for name in _switches(cls)}
     result: list[str] = []
     words = iter(range(len(argv)))
     for i in words:
@@ -158,3 +165,14 @@ def _booleans_as_switches(cls: type, argv: Sequence[str]) -> list[str]:
             value = argv[next(words)]
         result.append(f"--no-{name}" if value.lower() == "false" else f"--{name}")
     return result
+
+
+def _switches(cls: type) -> list[str]:
+    """Names of the fields that are true or false, those of groups within `cls` as well."""
+    names: list[str] = []
+    for name, kind in get_type_hints(cls).items():
+        if dataclasses.is_dataclass(kind):
+            names += _switches(cast(type, kind))
+        elif kind is bool:
+            names.append(name)
+    return names
