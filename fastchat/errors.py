@@ -8,6 +8,7 @@
     │   ├── ForbiddenError            403  40103
     │   ├── UnknownModelError         404  40301
     │   ├── NotFoundError             404  40001
+    │   ├── MethodNotAllowedError     405  40001
     │   ├── BodyTooLargeError         413  40001
     │   └── UnprocessableError        422  40001
     ├── DataError                     400  40001   a file or a record
@@ -124,6 +125,13 @@ class NotFoundError(UsageError):
 
     status = 404
     code = "not_found"
+
+
+class MethodNotAllowedError(UsageError):
+    """The route exists, but not for this method."""
+
+    status = 405
+    code = "method_not_allowed"
 
 
 class BodyTooLargeError(UsageError):

@@ -22,12 +22,21 @@ from starlette.routing import Route
 
 from fastchat import logs
 from fastchat.errors import AuthenticationError, UnprocessableError, UsageError
-from fastchat.serve.asgi import answering, json_response, parse_json_object, read_body, serve
+from fastchat.serve.asgi import (
+    EventStream,
+    answering,
+    bind,
+    json_response,
+    parse_json_object,
+    read_body,
+    run_loop,
+    serve_sockets,
+)
 from fastchat.serve.endpoints import AddressRules, plain_ip, read_name, read_queue_length
 from fastchat.serve.registry import Registry
 from fastchat.serve.router import DispatchMethod, Router
 from fastchat.serve.upstream import Origins
-from fastchat.serve.worker_stream import LineStream, WorkerStream
+from fastchat.serve.worker_stream import worker_chunks
 from fastchat.settings import CommaList, Env, ServerSettings, run_command
 
 BODY_LIMIT_BYTES = 32 * 1024 * 1024
@@ -147,16 +156,22 @@ class Controller:
         return json_response(reply)
 
     async def watch(self, request: Request) -> Response:
-        return LineStream(self.registry.feed.lines())
+        lines = self.registry.feed.lines()
+        return EventStream(lines, media_type="application/x-ndjson", keepalive=None)
 
     # ---- a worker to other controllers
 
     async def worker_generate_stream(self, request: Request) -> Response:
         raw = await read_body(request, BODY_LIMIT_BYTES)
         model = _read_model(_parse(raw))
-        return WorkerStream(
-            self.router, self.origins, model, raw, quiet_s=self.settings.worker_api_timeout
+        chunks = worker_chunks(
+            self.router,
+            self.origins,
+            model=model,
+            body=raw,
+            quiet_s=self.settings.worker_api_timeout,
         )
+        return EventStream(chunks, media_type="application/octet-stream", keepalive=None)
 
     async def worker_get_status(self, request: Request) -> Response:
         reports = (await self.registry.poll(self.router.endpoints())).values()
@@ -241,7 +256,11 @@ def main(argv: list[str] | None = None) -> int:
 
 def _run(settings: ControllerSettings) -> None:
     logs.setup("controller.log", debug=settings.debug)
-    serve(create_app(settings), settings)
+    app = create_app(settings)
+    feed = app.state.controller.registry.feed
+    # Watch streams end at the signal; the server would wait for them otherwise.
+    sockets = bind(settings.host, settings.port)
+    run_loop(serve_sockets(app, settings, sockets=sockets, closing=feed.close))
 
 
 async def _read(request: Request) -> Mapping[str, Any]:

@@ -202,10 +202,9 @@ class Registry:
         name = endpoint.name
         if self.router.get(name) is None:
             return  # left meanwhile
-        was_failing = any(failing.name == name for failing in self.router.failing())
         if alive:
             self._strikes.pop(name, None)
-            if was_failing and endpoint.check == "probe":
+            if self.router.has_failed(name) and endpoint.check == "probe":
                 await self._take_back(endpoint)
             self.router.report_success(name, now=_now())
             return

@@ -224,6 +224,11 @@ class Router:
             if entry.endpoint.name != name
         )
 
+    def has_failed(self, name: str) -> bool:
+        """Whether the last contact with the endpoint failed."""
+        entry = self._entries.get(name)
+        return entry is not None and (entry.down or entry.failed_at is not None)
+
     # ---- what can be seen
 
     def models(self, *, multimodal: bool | None = None) -> list[str]:

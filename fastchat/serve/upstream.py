@@ -20,7 +20,7 @@ from fastchat.errors import FastChatError, UnavailableError
 from fastchat.serve.endpoints import Address, parse_address
 
 MAX_HEAD_BYTES = 64 * 1024
-HIGH_WATER_BYTES = 256 * 1024
+HIGH_WATER_BYTES = 64 * 1024
 MAX_IDLE = 512
 IDLE_S = 30.0
 
@@ -106,6 +106,11 @@ class Connection(asyncio.Protocol):
             self.transport.resume_reading()
         return data
 
+    @property
+    def is_drained(self) -> bool:
+        """Whether the whole reply has come and been read."""
+        return self.complete and not self._pieces
+
     async def read_all(self, limit_bytes: int) -> bytes:
         """The whole body.
 
@@ -114,14 +119,14 @@ class Connection(asyncio.Protocol):
         """
         parts: list[bytes] = []
         size = 0
-        while not self.complete or self._pieces:
+        while not self.is_drained:
             part = await self.read()
             size += len(part)
             if size > limit_bytes:
                 self.abort()
                 raise BrokenError("The endpoint's reply is too large.")
             parts.append(part)
-        return parts[0] if len(parts) == 1 else b"".join(parts)
+        return b"".join(parts)
 
     def header(self, name: bytes) -> bytes | None:
         """The first header of this lower-case name."""
@@ -138,12 +143,7 @@ class Connection(asyncio.Protocol):
 
     def release(self) -> None:
         """Gives the connection back: kept if the reply was read whole, else closed."""
-        reusable = (
-            self.complete
-            and not self._pieces
-            and self._error is None
-            and self._parser.should_keep_alive()
-        )
+        reusable = self.is_drained and self._error is None and self._parser.should_keep_alive()
         if reusable:
             self.origin.keep(self)
         else:

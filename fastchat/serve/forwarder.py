@@ -1,0 +1,348 @@
+"""Passes a request on to an endpoint and the reply back, bytes as they are.
+
+A request that fails before a byte of the reply was sent is tried once at another endpoint;
+afterwards a stream ends with an error event. The client's leaving closes the connection to
+the endpoint at once, which ends the work there.
+"""
+
+import asyncio
+import logging
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import orjson
+from starlette.types import Message, Receive, Send
+
+from fastchat.errors import FastChatError, UnavailableError, UpstreamTimeoutError
+from fastchat.protocol.errors import error_body
+from fastchat.serve.asgi import (
+    SSE_DONE,
+    SSE_KEEPALIVE,
+    SSE_KEEPALIVE_S,
+    SSE_STALL_S,
+    disconnected,
+    sse_error,
+)
+from fastchat.serve.endpoints import Endpoint
+from fastchat.serve.roster import Roster
+from fastchat.serve.upstream import BrokenError, ConnectError, Connection, Headers
+
+log = logging.getLogger(__name__)
+
+REPLY_LIMIT_BYTES = 256 * 1024 * 1024
+EVENT_LIMIT_BYTES = 16 * 1024 * 1024
+SWEEP_S = 0.25
+SUSPECT_S = 1.0
+ATTEMPTS = 2
+
+BUSY_STATUS = frozenset({429, 502, 503})
+KEPT_HEADERS = frozenset(
+    {
+        b"content-type",
+        b"cache-control",
+        b"retry-after",
+        b"x-accel-buffering",
+        b"x-fastchat-ignored",
+        b"x-request-id",
+    }
+)
+
+
+class ClientLeftError(FastChatError):
+    """Nobody waits for the reply any more."""
+
+
+class HungError(UnavailableError):
+    """The endpoint accepts connections but does not answer."""
+
+
+@dataclass(slots=True)
+class Tally:
+    """What a gateway has seen of its endpoints, for the metrics."""
+
+    retries: int = 0
+    failures: int = 0
+    disconnects: int = 0
+    broken_streams: int = 0
+
+
+class Exchange:
+    """One request on its way: where it is, and since when nothing moved."""
+
+    __slots__ = (
+        "connection",
+        "ended",
+        "endpoint",
+        "is_sending",
+        "kept_at",
+        "model",
+        "moved_at",
+        "started",
+    )
+
+    def __init__(self, model: str, now: float) -> None:
+        self.model = model
+        self.endpoint: Endpoint | None = None
+        self.connection: Connection | None = None
+        self.ended: FastChatError | None = None
+        self.started = False  # a byte of the reply was sent
+        self.is_sending = False  # waiting for the client to take bytes
+        self.moved_at = now
+        self.kept_at = now
+
+    def attach(self, connection: Connection) -> None:
+        self.connection = connection
+        if self.ended is not None:
+            connection.abort(self.ended)
+
+    def end(self, error: FastChatError) -> None:
+        """Stops the exchange for good."""
+        self.ended = error
+        if self.connection is not None:
+            self.connection.abort(error)
+
+
+class Forwarder:
+    """Forwards requests to the endpoints of a roster.
+
+    Args:
+        timeout_s: seconds without a byte after which an endpoint is given up.
+    """
+
+    def __init__(
+        self, roster: Roster, *, timeout_s: float, now: Callable[[], float] = time.monotonic
+    ) -> None:
+        self.roster = roster
+        self.timeout_s = timeout_s
+        self.tally = Tally()
+        self._router = roster.router
+        self._now = now
+        self._live: set[Exchange] = set()
+
+    @property
+    def in_flight(self) -> int:
+        """Requests under way."""
+        return len(self._live)
+
+    async def forward(
+        self, model: str, path: str, *, body: bytes, receive: Receive, send: Send
+    ) -> int:
+        """Answers one request, whatever happens; gives the status.
+
+        `body` must have been read from `receive`. 499 means that the client left.
+        """
+        exchange = Exchange(model, self._now())
+        self._live.add(exchange)
+        leaving = asyncio.create_task(_watch_client(receive, exchange))
+        try:
+            return await self._try_endpoints(exchange, path, body=body, send=send)
+        except ClientLeftError:
+            self.tally.disconnects += 1
+            return 499
+        except FastChatError as error:
+            if exchange.started:
+                self.tally.broken_streams += 1
+                await send(_part(sse_error(error) + SSE_DONE, more=False))
+                return 200
+            return await send_error(send, error)
+        finally:
+            self._live.discard(exchange)
+            leaving.cancel()
+
+    async def _try_endpoints(
+        self, exchange: Exchange, path: str, *, body: bytes, send: Send
+    ) -> int:
+        """The status of the first reply that could be had."""
+        router = self._router
+        tried: list[str] = []
+        reason: FastChatError | None = None
+        for attempt in range(ATTEMPTS):
+            endpoint = router.pick(exchange.model, now=self._now(), avoid=tried)
+            if endpoint is None:
+                break
+            if tried:
+                self.tally.retries += 1
+            name = endpoint.name
+            tried.append(name)
+            exchange.endpoint = endpoint
+            exchange.moved_at = self._now()
+            may_retry = attempt + 1 < ATTEMPTS
+            router.start(name)
+            try:
+                status = await self._attempt(
+                    exchange, endpoint, path=path, body=body, send=send, may_retry=may_retry
+                )
+                if status is not None:
+                    return status
+            except (ConnectError, BrokenError, HungError) as error:
+                self.tally.failures += 1
+                router.report_failure(name, now=self._now())
+                log.warning("endpoint failed: endpoint=%s reason=%s", name, error.message)
+                if exchange.started:
+                    raise
+                reason = error
+            finally:
+                router.finish(name)
+                exchange.connection = None
+        raise no_endpoint(exchange.model, reason)
+
+    async def _attempt(
+        self,
+        exchange: Exchange,
+        endpoint: Endpoint,
+        *,
+        path: str,
+        body: bytes,
+        send: Send,
+        may_retry: bool,
+    ) -> int | None:
+        """The status of one endpoint's reply, passed on; None when it asks to go elsewhere."""
+        origin = self.roster.origins.of(endpoint.name)
+        connection = await origin.send("POST", path, body, attach=exchange.attach)
+        try:
+            kind = connection.header(b"content-type") or b""
+            if kind.startswith(b"text/event-stream"):
+                await _pass_events(exchange, connection, send)
+                return connection.status
+            reply = await connection.read_all(REPLY_LIMIT_BYTES)
+        finally:
+            connection.release()
+        exchange.connection = None
+        status = connection.status
+        if status in BUSY_STATUS and may_retry:
+            now = self._now()
+            if self._router.is_better_elsewhere(exchange.model, endpoint.name, now=now):
+                return None
+        exchange.started = True
+        await _send_whole(send, status, _kept(connection.headers), reply)
+        return status
+
+    # ---- time limits of all exchanges, without a timer for each
+
+    async def sweep(self) -> None:
+        """Ends what does not move, until cancelled."""
+        while True:
+            await asyncio.sleep(SWEEP_S)
+            now = self._now()
+            for exchange in tuple(self._live):
+                self._look_at(exchange, now)
+
+    def _look_at(self, exchange: Exchange, now: float) -> None:
+        connection, endpoint = exchange.connection, exchange.endpoint
+        if connection is None or endpoint is None:
+            return  # connecting, which has a limit of its own
+        if connection.fresh:
+            connection.fresh = False
+            exchange.moved_at = exchange.kept_at = now
+            return
+        still_s = now - exchange.moved_at
+        if exchange.is_sending:
+            if still_s > SSE_STALL_S:
+                exchange.end(UpstreamTimeoutError("The reply was not read in time."))
+        elif still_s > self.timeout_s:
+            exchange.end(
+                UpstreamTimeoutError(
+                    f"The model sent nothing for {self.timeout_s:g} seconds; "
+                    "try again later, or ask for a stream."
+                )
+            )
+        elif exchange.started:
+            if now - exchange.kept_at >= SSE_KEEPALIVE_S:
+                exchange.kept_at = now
+                connection.nudge()
+        elif still_s >= SUSPECT_S:
+            self._look_elsewhere(exchange, endpoint, now)
+
+    def _look_elsewhere(self, exchange: Exchange, endpoint: Endpoint, now: float) -> None:
+        """Moves a request away from an endpoint that does not even say how it is."""
+        if not self._router.is_better_elsewhere(exchange.model, endpoint.name, now=now):
+            return
+        if self._router.has_failed(endpoint.name):
+            assert exchange.connection is not None
+            exchange.connection.abort(HungError("The endpoint does not answer."))
+        else:
+            self.roster.suspect(endpoint.name)
+
+
+async def _pass_events(exchange: Exchange, connection: Connection, send: Send) -> None:
+    """Sends a stream of events on; whole events only, so that it can end at any time."""
+    data = await connection.read()
+    start: Message = {
+        "type": "http.response.start",
+        "status": connection.status,
+        "headers": _kept(connection.headers),
+    }
+    exchange.started = True
+    await send(start)
+    rest = b""
+    while not connection.is_drained:
+        if not data:  # nudged
+            data = SSE_KEEPALIVE
+        elif rest or not data.endswith(b"\n\n"):
+            data, rest = _whole_events(rest + data)
+        if data:
+            exchange.is_sending = True
+            await send({"type": "http.response.body", "body": data, "more_body": True})
+            exchange.is_sending = False
+        data = await connection.read()
+    await send({"type": "http.response.body", "body": rest + data})
+
+
+def _whole_events(data: bytes) -> tuple[bytes, bytes]:
+    """`data` up to the end of its last whole event, and the rest.
+
+    Raises:
+        BrokenError: the rest is too long for an event.
+    """
+    ends = [data.rfind(mark) + len(mark) for mark in (b"\n\n", b"\r\n\r\n") if mark in data]
+    cut = max(ends, default=0)
+    if len(data) - cut > EVENT_LIMIT_BYTES:
+        raise BrokenError("An event of the endpoint is too long.")
+    return data[:cut], data[cut:]
+
+
+def _kept(headers: Headers) -> Headers:
+    """The headers of an endpoint's reply that concern the client."""
+    return [header for header in headers if header[0] in KEPT_HEADERS]
+
+
+def no_endpoint(model: str, reason: FastChatError | None = None) -> UnavailableError:
+    """What a client is told when nobody serves a known model now."""
+    why = " (the last one tried did not answer)" if reason else ""
+    return UnavailableError(f"No endpoint for {shown_name(model)} is up now{why}; try again soon.")
+
+
+def shown_name(model: str) -> str:
+    """A model's name as an error message may repeat it."""
+    return repr(model if len(model) <= 100 else f"{model[:100]}...")
+
+
+async def send_error(send: Send, error: FastChatError) -> int:
+    """Sends the reply to a request that failed; gives its status."""
+    wait = [(b"retry-after", b"%d" % error.retry_after_s)] if error.retry_after_s else []
+    return await send_json(send, error_body(error), error.status, headers=wait)
+
+
+async def send_json(
+    send: Send, value: object, status: int = 200, *, headers: Sequence[tuple[bytes, bytes]] = ()
+) -> int:
+    """Sends a JSON reply; gives its status."""
+    kind = (b"content-type", b"application/json")
+    await _send_whole(send, status, [kind, *headers], orjson.dumps(value))
+    return status
+
+
+async def _send_whole(send: Send, status: int, headers: Headers, body: bytes) -> None:
+    headers.append((b"content-length", b"%d" % len(body)))
+    await send({"type": "http.response.start", "status": status, "headers": headers})
+    await send({"type": "http.response.body", "body": body})
+
+
+async def _watch_client(receive: Receive, exchange: Exchange) -> None:
+    await disconnected(receive)
+    exchange.end(ClientLeftError("The client left."))
+
+
+def _part(body: bytes, *, more: bool = True) -> Message:
+    return {"type": "http.response.body", "body": body, "more_body": more}

@@ -1,0 +1,369 @@
+"""The gateway: keys, limits and routing in front of every endpoint; bytes pass as they are.
+
+    python3 -m fastchat.serve.openai_api_server --host localhost --port 8000
+
+Reads the model's name from a body and nothing else; the endpoint validates. Follows the
+controller's table, so that a request costs one call inside, and a dead controller stops nobody.
+"""
+
+import asyncio
+import contextlib
+import json
+import logging
+import sys
+import time
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from typing import Annotated, Any
+
+import orjson
+import tyro
+from starlette.types import ASGIApp, Receive, Scope, Send
+
+from fastchat import logs
+from fastchat.errors import (
+    BodyTooLargeError,
+    FastChatError,
+    MethodNotAllowedError,
+    NotFoundError,
+    UnknownModelError,
+    UsageError,
+)
+from fastchat.protocol.errors import public_error
+from fastchat.protocol.openai_replies import model_card
+from fastchat.serve.access import OPEN_PATHS, ApiKeys
+from fastchat.serve.asgi import BODY_TIMEOUT_S, parse_json_object, serve
+from fastchat.serve.endpoints import parse_address
+from fastchat.serve.forwarder import Forwarder, no_endpoint, send_error, send_json, shown_name
+from fastchat.serve.gateway_metrics import GatewayMetrics
+from fastchat.serve.model_field import read_model
+from fastchat.serve.roster import Roster, context_length
+from fastchat.serve.token_check import check_tokens
+from fastchat.settings import CommaList, Env, ServerSettings, alias, run_command
+
+log = logging.getLogger(__name__)
+
+FORWARDED = {
+    "/v1/chat/completions": "/v1/chat/completions",
+    "/v1/completions": "/v1/completions",
+    "/v1/embeddings": "/v1/embeddings",
+    "/api/v1/chat/completions": "/v1/chat/completions",
+    "/tokenize": "/tokenize",
+    "/detokenize": "/detokenize",
+}
+"""Our routes that an endpoint answers, and how the endpoint calls them."""
+
+MODEL_OPTIONAL = frozenset({"/tokenize", "/detokenize"})
+
+JsonList = Annotated[
+    tuple[str, ...] | None,
+    tyro.constructors.PrimitiveConstructorSpec(
+        nargs=1,
+        metavar='\'["A","B"]\'',
+        instance_from_str=lambda args: _json_list(args[0]),
+        is_instance=lambda value: value is None or isinstance(value, tuple),
+        str_from_instance=lambda value: [json.dumps(value)],
+    ),
+]
+"""A list of words, written as a JSON list."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class GatewaySettings(ServerSettings):
+    """OpenAI-compatible API server in front of all workers."""
+
+    controller_address: Annotated[
+        str,
+        alias("--controller"),
+        Env("FASTCHAT_CONTROLLER_URL"),
+        Env("CONTROLLER_ADDRESS"),
+    ] = "http://localhost:21001"
+    """Controller whose table of workers is followed."""
+    endpoint: tyro.conf.UseAppendAction[tuple[str, ...]] = ()
+    """Base URL of an OpenAI-compatible server; may be repeated. With it, no controller is
+    asked."""
+    api_keys: Annotated[CommaList, Env("API_KEYS")] = ()
+    """Keys that clients must send, separated by commas; better in the environment."""
+    allow_credentials: bool = False
+    """CORS: let browsers send credentials; needs --allowed-origins."""
+    allowed_origins: JsonList = None
+    """CORS: pages that may call, as a JSON list. By default those on this machine if the
+    server listens on this machine only, else none."""
+    allowed_methods: JsonList = ("*",)
+    """CORS: methods, as a JSON list."""
+    allowed_headers: JsonList = ("*",)
+    """CORS: headers, as a JSON list."""
+    worker_api_timeout: Annotated[float, Env("FASTCHAT_WORKER_API_TIMEOUT")] = 100.0
+    """Seconds without a byte after which an endpoint is given up."""
+    max_body_mb: float = 32.0
+    """Largest request body, in MiB."""
+
+    def __post_init__(self) -> None:
+        for url in (self.controller_address, *self.endpoint):
+            parse_address(url)
+        if not self.worker_api_timeout > 0 or not self.max_body_mb > 0:
+            raise UsageError("The worker timeout and the largest body must be above 0.")
+        if self.allow_credentials and (not self.allowed_origins or "*" in self.allowed_origins):
+            raise UsageError(
+                "--allow-credentials needs --allowed-origins with the pages that may call by "
+                "name, for example '[\"https://chat.example.org\"]'; * is not a name."
+            )
+
+
+class Gateway:
+    """The ASGI app: each request to its route, each failure to its error body."""
+
+    def __init__(self, settings: GatewaySettings) -> None:
+        controller_url = None if settings.endpoint else settings.controller_address
+        self.roster = Roster(controller_url, [url.rstrip("/") for url in settings.endpoint])
+        self.forwarder = Forwarder(self.roster, timeout_s=settings.worker_api_timeout)
+        self.metrics = GatewayMetrics(self.forwarder, self.roster.router)
+        self._keys = ApiKeys(settings.api_keys)
+        self._limit_bytes = int(settings.max_body_mb * 1024 * 1024)
+        self._created: dict[str, int] = {}  # when each model was first listed
+        self._sweeping: asyncio.Task[None] | None = None
+        self._plain: dict[str, tuple[str, Callable[..., Awaitable[int]]]] = {
+            "/health": ("GET", self._health),
+            "/metrics": ("GET", self._metrics),
+            "/v1/models": ("GET", self._list_models),
+            "/api/v1/token_check": ("POST", self._token_check),
+        }
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        match scope["type"]:
+            case "http":
+                await self._answer(scope, receive, send)
+            case "lifespan":
+                await self._live(receive, send)
+            case _:  # a websocket: nothing here speaks it
+                await send({"type": "websocket.close", "code": 1000})
+
+    async def start(self) -> None:
+        """Begins to follow the table and to watch time limits."""
+        self.roster.start()
+        self._sweeping = asyncio.create_task(self.forwarder.sweep())
+
+    async def stop(self) -> None:
+        """Ends what was started."""
+        if self._sweeping is not None:
+            self._sweeping.cancel()
+            await asyncio.gather(self._sweeping, return_exceptions=True)
+        await self.roster.stop()
+
+    async def _live(self, receive: Receive, send: Send) -> None:
+        while True:
+            if (await receive())["type"] == "lifespan.startup":
+                await self.start()
+                await send({"type": "lifespan.startup.complete"})
+            else:
+                await self.stop()
+                await send({"type": "lifespan.shutdown.complete"})
+                return
+
+    # ---- one request
+
+    async def _answer(self, scope: Scope, receive: Receive, send: Send) -> None:
+        begun = time.perf_counter()
+        path = scope["path"]
+        route = path if path in FORWARDED or path in self._plain else "other"
+        try:
+            if path not in OPEN_PATHS:
+                self._keys.check(scope["headers"])
+            status = await self._route(scope, receive, send)
+        except FastChatError as error:
+            status = await send_error(send, error)
+        except Exception as error:
+            log.error("request failed", exc_info=error)
+            status = await send_error(send, public_error(error))
+        self.metrics.count(route, status, time.perf_counter() - begun)
+
+    async def _route(self, scope: Scope, receive: Receive, send: Send) -> int:
+        path, method = scope["path"], scope["method"]
+        inside = FORWARDED.get(path)
+        if inside is not None:
+            _need_method(path, method, "POST")
+            return await self._forward(inside, scope, receive, send)
+        if path in self._plain:
+            wanted, handler = self._plain[path]
+            _need_method(path, method, wanted)
+            return await handler(scope, receive, send)
+        if path.startswith("/v1/models/"):
+            _need_method(path, method, "GET")
+            return await self._show_model(path.removeprefix("/v1/models/"), send)
+        if path.startswith("/v1/engines/") and path.endswith("/embeddings"):
+            _need_method(path, method, "POST")
+            model = path.removeprefix("/v1/engines/").removesuffix("/embeddings")
+            return await self._embed_by_path(model, scope, receive, send)
+        raise NotFoundError(f"There is no route {shown_name(path)}.")
+
+    async def _forward(self, inside: str, scope: Scope, receive: Receive, send: Send) -> int:
+        body = await self._read_body(scope, receive)
+        if body is None:
+            return 499
+        model = await read_model(body)
+        if model is None and inside in MODEL_OPTIONAL:
+            names = self.roster.router.models()
+            model = names[0] if len(names) == 1 else None
+        if model is None:
+            raise UsageError("'model' is missing: name the model to ask.", param="model")
+        self._need_model(model)
+        return await self.forwarder.forward(model, inside, body=body, receive=receive, send=send)
+
+    async def _embed_by_path(
+        self, path_model: str, scope: Scope, receive: Receive, send: Send
+    ) -> int:
+        """The old route of embeddings: a body without a model takes the one of the path."""
+        body = await self._read_body(scope, receive)
+        if body is None:
+            return 499
+        model = await read_model(body)
+        if model is None:
+            model = path_model
+            body = orjson.dumps(parse_json_object(body) | {"model": model})
+        self._need_model(model)
+        return await self.forwarder.forward(
+            model, "/v1/embeddings", body=body, receive=receive, send=send
+        )
+
+    async def _read_body(self, scope: Scope, receive: Receive) -> bytes | None:
+        """The whole body; None when the client left before its end.
+
+        Raises:
+            BodyTooLargeError: as soon as more than the limit is announced or read.
+            UsageError: it took too long.
+        """
+        for name, value in scope["headers"]:
+            if name == b"content-length" and value.isdigit() and int(value) > self._limit_bytes:
+                raise _too_large(self._limit_bytes)
+        parts: list[bytes] = []
+        size = 0
+        try:
+            async with asyncio.timeout(BODY_TIMEOUT_S):
+                while True:
+                    message = await receive()
+                    if message["type"] == "http.disconnect":
+                        return None
+                    parts.append(message.get("body", b""))
+                    size += len(parts[-1])
+                    if size > self._limit_bytes:
+                        raise _too_large(self._limit_bytes)
+                    if not message.get("more_body", False):
+                        return parts[0] if len(parts) == 1 else b"".join(parts)
+        except TimeoutError:
+            slow = f"The request body did not arrive within {BODY_TIMEOUT_S:.0f} seconds."
+            raise UsageError(slow) from None
+
+    def _need_model(self, model: str) -> None:
+        """Raises what a client should be told when nobody serves `model`."""
+        router = self.roster.router
+        if router.serving(model):
+            return
+        if router.knows(model) or not self.roster.has_table:
+            raise no_endpoint(model)
+        raise UnknownModelError(
+            f"The model {shown_name(model)} does not exist here; GET /v1/models lists those "
+            "that do.",
+            param="model",
+        )
+
+    # ---- what the gateway answers itself
+
+    async def _health(self, scope: Scope, receive: Receive, send: Send) -> int:
+        router = self.roster.router
+        value = {
+            "status": "ok",
+            "controller": "connected" if self.roster.is_connected else "lost",
+            "models": len(router.models()),
+            "endpoints": len(router.endpoints()),
+            "in_flight": self.forwarder.in_flight,
+        }
+        return await send_json(send, value)
+
+    async def _metrics(self, scope: Scope, receive: Receive, send: Send) -> int:
+        text = self.metrics.text()
+        kind = b"text/plain; version=0.0.4; charset=utf-8"
+        headers = [(b"content-type", kind), (b"content-length", b"%d" % len(text))]
+        await send({"type": "http.response.start", "status": 200, "headers": headers})
+        await send({"type": "http.response.body", "body": text})
+        return 200
+
+    async def _list_models(self, scope: Scope, receive: Receive, send: Send) -> int:
+        cards = [self._card(model) for model in self.roster.router.models()]
+        return await send_json(send, {"object": "list", "data": cards})
+
+    async def _show_model(self, model: str, send: Send) -> int:
+        self._need_model(model)
+        return await send_json(send, self._card(model))
+
+    def _card(self, model: str) -> dict[str, Any]:
+        created = self._created.setdefault(model, int(time.time()))
+        context = context_length(self.roster.router.serving(model), model)
+        return model_card(model, created=created, root=model, context_length=context)
+
+    async def _token_check(self, scope: Scope, receive: Receive, send: Send) -> int:
+        body = await self._read_body(scope, receive)
+        if body is None:
+            return 499
+        results = await check_tokens(
+            parse_json_object(body),
+            self.roster,
+            need_model=self._need_model,
+            timeout_s=self.forwarder.timeout_s,
+        )
+        return await send_json(send, {"prompts": results})
+
+
+def create_app(settings: GatewaySettings) -> ASGIApp:
+    """The gateway, with CORS around it where a browser may call."""
+    gateway = Gateway(settings)
+    origins = settings.allowed_origins
+    is_local = settings.host in ("localhost", "127.0.0.1", "::1")
+    if not origins and not (origins is None and is_local):
+        return gateway
+    from starlette.middleware.cors import CORSMiddleware
+
+    return CORSMiddleware(
+        gateway,
+        allow_origins=origins or (),
+        allow_origin_regex=None if origins else r"https?://(localhost|127\.0\.0\.1|\[::1\])(:\d+)?",
+        allow_credentials=settings.allow_credentials,
+        allow_methods=settings.allowed_methods or (),
+        allow_headers=settings.allowed_headers or (),
+    )
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Runs the gateway until a signal."""
+    prog = "python3 -m fastchat.serve.openai_api_server"
+    return run_command(GatewaySettings, _run, argv, prog=prog)
+
+
+def _run(settings: GatewaySettings) -> None:
+    logs.setup("openai_api_server.log", debug=settings.debug)
+    if settings.host not in ("localhost", "127.0.0.1", "::1") and not settings.api_keys:
+        log.warning("listening on %s without --api-keys: open to everyone", settings.host)
+    serve(create_app(settings), settings)
+
+
+def _json_list(text: str) -> tuple[str, ...]:
+    with contextlib.suppress(json.JSONDecodeError):
+        value = json.loads(text)
+        if isinstance(value, list) and all(isinstance(word, str) for word in value):
+            return tuple(value)
+    raise ValueError(f'{text!r} is not a JSON list of words such as ["*"]')
+
+
+def _need_method(path: str, method: str, wanted: str) -> None:
+    if method == wanted or (wanted == "GET" and method == "HEAD"):
+        return
+    raise MethodNotAllowedError(
+        f"The route {shown_name(path)} takes {wanted}, not {shown_name(method)}."
+    )
+
+
+def _too_large(limit_bytes: int) -> BodyTooLargeError:
+    return BodyTooLargeError(f"The request body exceeds {limit_bytes} bytes; send less at once.")
+
+
+if __name__ == "__main__":
+    sys.exit(main())
