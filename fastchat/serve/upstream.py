@@ -62,6 +62,7 @@ class Connection(asyncio.Protocol):
         self._buffered = 0
         self._paused = False
         self._framed = False
+        self._is_kept = False
         self._nudged = False
         self._waiter: asyncio.Future[None] | None = None
 
@@ -75,7 +76,7 @@ class Connection(asyncio.Protocol):
         """
         self.status = 0
         self.headers = []
-        self.complete = self._head_complete = self._framed = False
+        self.complete = self._head_complete = self._framed = self._is_kept = False
         self._head_bytes = 0
         self._pieces.clear()
         self._buffered = 0
@@ -225,6 +226,7 @@ class Connection(asyncio.Protocol):
     def on_message_complete(self) -> None:
         if self._head_complete:
             self.complete = True
+            self._is_kept = self._parser.should_keep_alive()
         else:  # 100 Continue and its kind: the reply is still to come
             self.headers = []
             self._framed = False
