@@ -70,7 +70,7 @@ class Template:
     open: str = ""
     """What invites the answer; `assistant` begins with it."""
     text: TextRule = "as_is"
-    """What is done to a message's text: `strip` outer blanks, or `fold_newlines`: no empty lines."""
+    """What is done to a message's text: `strip` outer blanks, or `fold_newlines`."""
     layout: Layout = "turns"
     """`turns`: every message; `last_turns`: the last two only; `joined`: marks between messages
     but not after the last, which `open` ends; `remote`: a service that takes messages, no text."""
@@ -97,9 +97,12 @@ class Template:
     def example_messages(self) -> tuple[Message, ...]:
         """The examples as turns of a conversation."""
         return tuple(
-            Message(role=role, text=text)
+            message
             for question, answer in self.examples
-            for role, text in (("user", question), ("assistant", answer))
+            for message in (
+                Message(role="user", text=question),
+                Message(role="assistant", text=answer),
+            )
         )
 
     def render(

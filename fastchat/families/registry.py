@@ -2,8 +2,8 @@
 
 A pattern is text that occurs in a model's name. `*` stands for any run of characters,
 `[2-9]` for one of a set, and a `=` in front makes it the whole name. Case counts only in a
-pattern that has a capital letter. Of several patterns the one with the most fixed characters
-decides, then the family's `priority`; what is still undecided is an error.
+pattern that has a capital letter. Of several patterns a whole name decides, then the one with
+the most fixed characters, then the family's `priority`; what is still undecided is an error.
 """
 
 import difflib
@@ -44,8 +44,10 @@ class Family:
     """None: the template of an adapter's base model."""
     templates: Mapping[str, str] = field(default_factory=dict[str, str])
     """Template by pattern, where a longer look at the name tells more."""
+    weights_template: str | None = None
+    """The template for weights served here, where `template` is that of a remote service."""
     loader: Loader = "causal"
-    """`auto` takes any model class, `external` needs a server of its own, `remote` has no weights."""
+    """`auto` takes any model class, `external` needs its own server, `remote` has no weights."""
     remote_code: bool = False
     """Its checkpoints need code that comes with them."""
     tokenizer: Mapping[str, str | int | bool] = field(default_factory=dict[str, str | int | bool])
@@ -115,7 +117,9 @@ class Recognition:
     @property
     def serving_template(self) -> str:
         """The template for a model whose tokenizer brings none of its own."""
-        return self.template if self.is_known and self.template else NEUTRAL_TEMPLATE
+        if not self.is_known or not self.template:
+            return NEUTRAL_TEMPLATE
+        return self.family.weights_template or self.template
 
 
 class Registry:
@@ -260,7 +264,7 @@ class Registry:
         ]
         if found := _best(candidates, name):
             family, reason = found[0], f"pattern {found[1]!r} in its folder's name"
-        elif of_type := [x for x in candidates if model_type and model_type in x.model_types]:
+        elif len(of_type := [x for x in candidates if model_type in x.model_types]) == 1:
             family, reason = of_type[0], f"model_type {model_type!r} in its config.json"
         else:
             return self._fallback(checkpoint)
@@ -341,7 +345,7 @@ def _check_families(families: Mapping[str, Family], templates: Mapping[str, Temp
     """Refuses what could only fail later: templates that are not there, patterns that tie."""
     owners: dict[tuple[str, int], str] = {}
     for family in families.values():
-        for template in (family.template, *family.templates.values()):
+        for template in (family.template, family.weights_template, *family.templates.values()):
             if template is not None and template not in templates:
                 raise DataError(f"family {family.name!r}: there is no template {template!r}")
         for pattern in family.patterns:
@@ -356,16 +360,16 @@ def _check_families(families: Mapping[str, Family], templates: Mapping[str, Temp
 def _best(families: Iterable[Family], name: str) -> tuple[Family, str] | None:
     """The family whose pattern fits `name` best, with that pattern."""
     fits = [
-        (_n_fixed(pattern), family.priority, family, pattern)
+        ((pattern.startswith("="), _n_fixed(pattern), family.priority), family, pattern)
         for family in families
         for pattern in family.patterns
         if _regex(pattern).search(name)
     ]
     if not fits:
         return None
-    rank = max(fit[:2] for fit in fits)
-    (_, _, family, pattern), *others = [fit for fit in fits if fit[:2] == rank]
-    for _, _, other, other_pattern in others:
+    best = max(rank for rank, _, _ in fits)
+    (family, pattern), *others = [fit[1:] for fit in fits if fit[0] == best]
+    for other, other_pattern in others:
         if other is not family:
             raise DataError(
                 f"model name {name!r} fits family {family.name!r} (pattern {pattern!r}) and "
