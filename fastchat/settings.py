@@ -125,7 +125,7 @@ def _from_environment(cls: type) -> dict[str, Any]:
             continue
         kind, *notes = get_args(hint)
         if dataclasses.is_dataclass(kind) and (inner := _from_environment(cast(type, kind))):
-            values[field.name] = dataclasses.replace(cast(Any, field.default), **inner)
+            values[field.name] = cast(type, kind)(**inner)
         for note in notes:
             if isinstance(note, Env) and (text := os.environ.get(note.name)) is not None:
                 values[field.name] = _value_from_text(hint, text, note.name)

@@ -55,7 +55,8 @@ def refuse(message: str, *, param: str | None = None) -> PydanticCustomError:
     return PydanticCustomError("refused", "{message}", {"message": message, "param": param})
 
 
-def _stops(value: Any) -> Any:
+def stop_list(value: Any) -> Any:
+    """One stop string or several, as a list."""
     if not isinstance(value, str | list):
         raise refuse("must be a text or a list of texts")
     return [value] if isinstance(value, str) else value
@@ -147,7 +148,7 @@ class Generation(Body):
     frequency_penalty: Annotated[float, Field(ge=-2, le=2)] = 0.0
     logit_bias: Annotated[dict[int, float], BeforeValidator(_biases)] = {}
     seed: Annotated[int, Field(ge=-(1 << 63), lt=1 << 63)] | None = None
-    stop: Annotated[list[StopText], Field(max_length=MAX_STOPS), BeforeValidator(_stops)] = []
+    stop: Annotated[list[StopText], Field(max_length=MAX_STOPS), BeforeValidator(stop_list)] = []
     stop_token_ids: Annotated[
         list[Annotated[int, Field(ge=0, lt=1 << 31)]], Field(max_length=MAX_STOPS)
     ] = []

@@ -204,7 +204,7 @@ def completion_choice(
     return {"index": index, "text": text, "logprobs": logprobs, "finish_reason": reason}
 
 
-def model_card(name: str, *, created: int, root: str, context_length: int) -> dict[str, Any]:
+def model_card(name: str, *, created: int, root: str, context_length: int | None) -> dict[str, Any]:
     """An entry of `/v1/models`, with the context length under the two names clients look for."""
     return {
         "id": name,

@@ -63,8 +63,13 @@ def sse(value: Any) -> bytes:
     return b"data: " + orjson.dumps(value) + b"\n\n"
 
 
+def sse_failure(error: BaseException) -> bytes:
+    """The events that end a stream which failed after it began."""
+    return sse_error(error) + SSE_DONE
+
+
 def sse_error(error: BaseException) -> bytes:
-    """The event that ends a stream which failed after it began."""
+    """The event that tells what failed."""
     shown = public_error(error)
     if shown is not error:
         log.error("stream failed", exc_info=error)
@@ -120,6 +125,11 @@ class EventStream(Response):
     than a keep-alive period gives this up. A comment line keeps the connection open while
     nothing comes. A client that takes nothing for `SSE_STALL_S`, with all buffers full,
     loses the source; it still gets what is under way and an error event, if it reads on.
+
+    Args:
+        events: an async generator; it is closed in the end, come what may.
+        keepalive: the comment; None for a format without comments.
+        failure: what is sent in the end when the source fails after the first event.
     """
 
     def __init__(
@@ -129,9 +139,11 @@ class EventStream(Response):
         headers: dict[str, str] | None = None,
         media_type: str = "text/event-stream; charset=utf-8",
         keepalive: bytes | None = SSE_KEEPALIVE,
+        failure: Callable[[BaseException], bytes] = sse_failure,
     ) -> None:
         self.events = events
         self.keepalive = keepalive
+        self.failure = failure
         self.background = None
         self.status_code = 200
         self.raw_headers = [
@@ -186,7 +198,7 @@ class EventStream(Response):
                 self._started = True
                 await error_response(error)(scope, receive, send)
                 return
-            await send(_part(sse_error(error) + SSE_DONE))
+            await send(_part(self.failure(error)))
         finally:
             if hasattr(events, "aclose"):
                 await events.aclose()  # type: ignore[attr-defined]
@@ -207,7 +219,7 @@ class EventStream(Response):
         """Says that the stream was stopped, if the client reads on within a while."""
         log.warning("stream stopped: the client does not read")
         error = UpstreamTimeoutError("The stream was stopped because it was not read in time.")
-        last = asyncio.ensure_future(send(_part(sse_error(error) + SSE_DONE, more=False)))
+        last = asyncio.ensure_future(send(_part(self.failure(error), more=False)))
         try:
             await asyncio.wait(
                 (last, gone), timeout=SSE_LINGER_S, return_when=asyncio.FIRST_COMPLETED

@@ -11,8 +11,7 @@ import re
 import time
 from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping, Sequence
 from contextlib import aclosing
-from dataclasses import dataclass
-from typing import Annotated, Any, TypeVar
+from typing import Any, TypeVar
 
 import numpy as np
 import orjson
@@ -23,7 +22,7 @@ from starlette.responses import Response
 from starlette.routing import Route
 
 from fastchat import __version__
-from fastchat.engine.base import Chunk, Engine
+from fastchat.engine.base import Chunk, Embeddings, Engine
 from fastchat.errors import NotFoundError, UnknownModelError, UsageError
 from fastchat.protocol.errors import public_error
 from fastchat.protocol.openai_api import (
@@ -71,7 +70,7 @@ from fastchat.serve.generation import (
     stream_events,
 )
 from fastchat.serve.worker_metrics import WorkerMetrics
-from fastchat.settings import Env, ServerSettings, alias
+from fastchat.serve.worker_settings import WorkerSettings
 
 MAX_BODY_BYTES = 32 << 20
 _QUEUE_FACTOR = 8
@@ -83,33 +82,6 @@ _MAX_NAMED_FIELDS = 16
 
 B = TypeVar("B", bound=Body)
 T = TypeVar("T")
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class WorkerSettings(ServerSettings):
-    """Where a worker listens, whom it tells, and how much it takes on."""
-
-    port: int = 21002
-    """Port to listen on; 0 takes a free one."""
-    worker_address: Annotated[str | None, alias("--worker")] = None
-    """Address under which others reach this worker; derived from host and port unless given."""
-    controller_address: Annotated[str, alias("--controller")] = "http://localhost:21001"
-    """The controller to register at."""
-    no_register: bool = False
-    """Serve without a controller."""
-    limit_worker_concurrency: Annotated[int | None, alias("--limit")] = None
-    """Requests that run together at most; the default is what the engine can run."""
-    max_queue: int | None = None
-    """Requests that may wait beyond that; more are answered 429. Default: 8 times the limit."""
-    stream_interval: int = 2
-    """A stream sends a piece every so many tokens, the first one at once."""
-    seed: int | None = None
-    """Seed of requests that bring none."""
-    strict: bool = False
-    """Refuse requests with fields that have no meaning here, instead of naming them in the
-    header `x-fastchat-ignored`."""
-    heart_beat_interval_s: Annotated[float, Env("FASTCHAT_WORKER_HEART_BEAT_INTERVAL")] = 4.0
-    """Seconds between heart-beats; a controller that was restarted is noticed as quickly."""
 
 
 class Worker:
@@ -128,7 +100,6 @@ class Worker:
         *,
         extra_routes: Callable[["Worker"], Mapping[str, Handler]] | None = None,
     ) -> None:
-        _check_limits(settings)
         self.engines = dict(engines)
         self.settings = settings
         distinct = {id(engine): engine for engine in self.engines.values()}
@@ -181,6 +152,14 @@ class Worker:
         self.admission.close()
         await asyncio.gather(*(engine.stop(_DRAIN_S) for engine in self._distinct))
 
+    def status(self) -> dict[str, Any]:
+        """The worker's load, in the published words."""
+        return {
+            "model_names": list(self.engines),
+            "speed": 1,
+            "queue_length": self.admission.queue_length,
+        }
+
     def engine(self, model: str) -> Engine:
         """The engine of a model.
 
@@ -200,6 +179,28 @@ class Worker:
         """What `work` gives, done in a place of its own."""
         async with self.admission:
             return await work()
+
+    async def embedded(
+        self, request: Request, engine: Engine, texts: Sequence[str | Sequence[int]]
+    ) -> Embeddings:
+        """The vectors of `texts`, unless the client leaves before.
+
+        Raises:
+            UsageError: the model makes none, or a text is absurdly long.
+        """
+        info = engine.info
+        if "embed" not in info.abilities:
+            raise UsageError("This model makes no embeddings; choose another.", param="model")
+        for text in texts:
+            check_size(len(text), info, param="input")
+
+        async def work() -> Embeddings:
+            if not self.settings.embed_in_truncate:
+                return await engine.embed(texts)
+            ids = [await tokenized(engine, t) if isinstance(t, str) else t for t in texts]
+            return await engine.embed([i[: info.context_length] for i in ids])
+
+        return await unless_gone(request, self.admitted(work))
 
     # Chat and completions
 
@@ -317,11 +318,7 @@ class Worker:
     async def _embeddings(self, request: Request) -> Response:
         body, headers = await self._body(request, EmbeddingRequest)
         engine = self.engine(body.model)
-        if "embed" not in engine.info.abilities:
-            raise UsageError("This model makes no embeddings; choose another.", param="model")
-        for text in body.input:
-            check_size(len(text), engine.info, param="input")
-        found = await unless_gone(request, self.admitted(lambda: engine.embed(body.input)))
+        found = await self.embedded(request, engine, body.input)
         vectors = np.asarray(found.vectors, dtype=np.float32)
         if body.dimensions is not None:
             vectors = _shortened(vectors, body.dimensions)
@@ -445,16 +442,6 @@ async def tokenized(engine: Engine, text: str, *, add_special_tokens: bool = Tru
         return engine.tokenize(text, add_special_tokens=add_special_tokens)
 
     return work() if len(text) < _LONG_TEXT else await asyncio.to_thread(work)
-
-
-def _check_limits(settings: WorkerSettings) -> None:
-    for flag, value, least in (
-        ("--limit-worker-concurrency", settings.limit_worker_concurrency, 1),
-        ("--max-queue", settings.max_queue, 0),
-        ("--stream-interval", settings.stream_interval, 1),
-    ):
-        if value is not None and value < least:
-            raise UsageError(f"{flag} must be at least {least}, not {value}.")
 
 
 def _fingerprint(engine: Engine) -> str:
