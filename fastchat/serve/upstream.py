@@ -16,7 +16,7 @@ from typing import Any
 import httptools
 import orjson
 
-from fastchat.errors import FastChatError, UnavailableError
+from fastchat.errors import FastChatError, UnavailableError, UsageError
 from fastchat.serve.endpoints import Address, parse_address
 
 MAX_HEAD_BYTES = 64 * 1024
@@ -233,9 +233,21 @@ class Connection(asyncio.Protocol):
 
 
 class Origin:
-    """One base URL and the idle connections to it."""
+    """One base URL and the idle connections to it.
 
-    def __init__(self, url: str, *, connect_timeout_s: float = 5.0) -> None:
+    Args:
+        bearer: token that is sent with every request.
+
+    Raises:
+        UsageError: the URL or the token cannot be used.
+    """
+
+    def __init__(
+        self, url: str, *, connect_timeout_s: float = 5.0, bearer: str | None = None
+    ) -> None:
+        if bearer is not None and not (bearer.isascii() and bearer.isprintable()):
+            raise UsageError("The token holds characters that cannot be sent.")
+        self._bearer = bearer
         self.address: Address = parse_address(url)
         self.connect_timeout_s = connect_timeout_s
         self._idle: list[Connection] = []
@@ -332,6 +344,7 @@ class Origin:
                 "User-Agent: fastchat",
                 "Accept: */*",
                 "Content-Type: application/json",
+                *([f"Authorization: Bearer {self._bearer}"] if self._bearer else []),
                 "Content-Length: ",
             )
             known = self._heads[method, path] = "\r\n".join(lines).encode("ascii")
@@ -373,6 +386,7 @@ async def fetch_json(
     path: str,
     *,
     body: Any = None,
+    bearer: str | None = None,
     timeout_s: float = 5.0,
     limit_bytes: int = 4 * 1024 * 1024,
 ) -> tuple[int, Any]:
@@ -383,7 +397,7 @@ async def fetch_json(
     Raises:
         FastChatError: no connection, no whole reply in time, or too large a one.
     """
-    origin = Origin(url, connect_timeout_s=timeout_s)
+    origin = Origin(url, connect_timeout_s=timeout_s, bearer=bearer)
     data = b"" if body is None else orjson.dumps(body)
     try:
         async with asyncio.timeout(timeout_s):
