@@ -1,0 +1,1 @@
+"""Conversations as data: reading, cleaning and shaping what models learn from."""

@@ -1,0 +1,111 @@
+"""A template as the Jinja text that tokenizers carry, checked against the ids it must give.
+
+A trained folder brings its chat template along, so that any program that reads the folder
+writes conversations the way they were learned.
+"""
+
+import json
+from typing import TYPE_CHECKING, Any
+
+from fastchat.message import Message
+from fastchat.train.examples import Labeller
+
+if TYPE_CHECKING:
+    from fastchat.template import Template
+
+PROBE = (
+    Message(role="user", text="Which way?"),
+    Message(role="assistant", text="To the left, then on."),
+    Message(role="user", text="And after that?"),
+)
+"""A conversation whose ids tell whether two ways of writing it agree."""
+
+
+def chat_template_for(tokenizer: Any, template: "Template") -> str | None:
+    """The Jinja text whose ids equal those of training, or None where there is none.
+
+    The text includes the mark that begins a text where the tokenizer adds one by itself. A
+    Llama tokenizer without its legacy behaviour writes no blank after that mark when the mark
+    is part of the text, so a blank is tried there too.
+    """
+    if template.layout != "turns":
+        return None
+    labeller = Labeller(
+        tokenizer, lambda messages: template.render(messages, open_slot=True), max_length=1 << 30
+    )
+    system = Message(role="system", text="Answer briefly.")
+    talks = [PROBE, (system, *PROBE)]
+    wanted = [list(example.input_ids) for example in labeller.label(talks)]
+    for begin in ("", "{{- bos_token }}", "{{- bos_token + ' ' }}"):
+        if "bos" in begin and not tokenizer.bos_token:
+            continue
+        jinja = begin + jinja_text(template)
+        if [_ids(tokenizer, jinja, talk) for talk in talks] == wanted:
+            return jinja
+    return None
+
+
+def jinja_text(template: "Template") -> str:
+    """The layout of a template of plain turns as Jinja, without a mark of the tokenizer's."""
+    text = "message['content'] | trim" if template.text == "strip" else "message['content']"
+    with_system = " + ".join(
+        part for part in _around(template.system, "{system}", "system") if part != "''"
+    )
+    before, after, *gap = template.assistant
+    first = template.first_user or template.user
+    user = (
+        "{{- (FIRST_BEFORE if loop.index0 == turns.start else BEFORE) + TEXT"
+        " + (FIRST_AFTER if loop.index0 == turns.start else AFTER) }}"
+    )
+    if first == template.user:
+        user = "{{- BEFORE + TEXT + AFTER }}"
+    for hole, value in (
+        ("FIRST_BEFORE", first[0]),
+        ("FIRST_AFTER", first[1]),
+        ("BEFORE", template.user[0]),
+        ("AFTER", template.user[1]),
+    ):
+        user = user.replace(hole, _quoted(value))
+    return (
+        f"{{%- set system = {_quoted(template.system_message)} %}}"
+        "{%- set turns = namespace(start=0) %}"
+        "{%- if messages and messages[0]['role'] == 'system' %}"
+        "{%- set system = messages[0]['content'] %}{%- set turns.start = 1 %}{%- endif %}"
+        f"{{{{- ({with_system}) if system else {_quoted(template.system_empty)} }}}}"
+        "{%- for message in messages %}"
+        "{%- if message['role'] == 'user' %}"
+        + user.replace("TEXT", f"({text})")
+        + "{%- elif message['role'] == 'assistant' %}"
+        f"{{{{- {_quoted(before)} + ({text}) + {_quoted(after)} }}}}"
+        + (
+            f"{{%- if not loop.last %}}{{{{- {_quoted(''.join(gap))} }}}}{{%- endif %}}"
+            if gap
+            else ""
+        )
+        + "{%- elif not loop.first %}"
+        "{{- raise_exception('a message of role ' + message['role'] + ' has no place here') }}"
+        "{%- endif %}{%- endfor %}"
+        f"{{%- if add_generation_prompt %}}{{{{- {_quoted(template.open)} }}}}{{%- endif %}}"
+    )
+
+
+def _around(text: str, hole: str, name: str) -> list[str]:
+    """The parts of a Jinja sum that stand for `text` with the variable `name` in its hole."""
+    before, _, after = text.partition(hole)
+    return [_quoted(before), name, _quoted(after)]
+
+
+def _quoted(text: str) -> str:
+    """A Jinja string."""
+    return "''" if not text else json.dumps(text, ensure_ascii=False)
+
+
+def _ids(tokenizer: Any, jinja: str, talk: tuple[Message, ...]) -> list[int]:
+    """The ids that a chat template gives for a conversation."""
+    return tokenizer.apply_chat_template(
+        [{"role": message.role, "content": message.text} for message in talk],
+        chat_template=jinja,
+        add_generation_prompt=True,
+        tokenize=True,
+        return_dict=False,
+    )
