@@ -1,9 +1,31 @@
-"""Path and settings -> a loaded model with its tokenizer, context length and family."""
+"""Path and settings -> a loaded model with its tokenizer, context length and prompt format.
 
+Where it runs is decided in `placement`, how it is prompted in `prompting`, what a checkpoint
+is in `fastchat.families`. Nothing that comes with a checkpoint is executed unless the operator
+says so: pickled weights are read as tensors only, Python files not at all.
+"""
+
+from __future__ import annotations
+
+import importlib.metadata
+import logging
+import platform
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import Annotated, Literal
+from importlib.util import find_spec
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
+from fastchat.errors import DataError, ModelError, UsageError
+from fastchat.families.registry import Family, Recognition, registry
+from fastchat.message import Message
+from fastchat.model import compression, hub, placement, prompting
 from fastchat.settings import Env, alias
+
+if TYPE_CHECKING:
+    import torch
+
+logger = logging.getLogger(__name__)
 
 Device = Literal["auto", "cpu", "cuda", "mps", "xpu", "npu"]
 
@@ -44,3 +66,344 @@ class ModelSettings:
     """Take models from ModelScope instead of the Hugging Face hub."""
     cpu_isa: Annotated[str | None, Env("CPU_ISA")] = None
     """`amx` or `avx512_bf16`: bfloat16 on the CPU."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LoadedModel:
+    """A model ready to compute, and everything that belongs to it."""
+
+    model: Any
+    """Of transformers, in evaluation mode."""
+    tokenizer: Any
+    context_len: int
+    vocab_size: int
+    """Width of the logits; ids from here on do not exist."""
+    family: Family
+    prompting: prompting.Prompting
+    device: torch.device
+    """Of the input embeddings."""
+    dtype: torch.dtype
+    eos_token_ids: frozenset[int]
+    """Each of them ends an answer."""
+    stop: tuple[str, ...]
+    """Strings that end an answer in this prompt format."""
+    can_generate: bool = True
+    """False for an encoder, which gives embeddings only."""
+
+    @property
+    def template_name(self) -> str:
+        """The prompt format's name; `tokenizer` for the tokenizer's own."""
+        return self.prompting.name
+
+    def render(self, messages: Sequence[Message]) -> str:
+        """The text of a conversation, with the slot for the answer open."""
+        return self.prompting.render(messages)
+
+    def encode(self, text: str, add_special_tokens: bool = True) -> list[int]:
+        """The ids of a prompt text, with exactly one BOS where the tokenizer wants one."""
+        return prompting.encode(self.tokenizer, text, add_special_tokens=add_special_tokens)
+
+    def encode_messages(self, messages: Sequence[Message]) -> list[int]:
+        """The ids of a conversation, with the slot for the answer open."""
+        is_complete = self.prompting.writes_special_tokens
+        return self.encode(self.render(messages), add_special_tokens=not is_complete)
+
+
+def load(settings: ModelSettings) -> LoadedModel:
+    """Loads a causal language model, or an encoder for embeddings.
+
+    Raises:
+        UsageError: the settings do not fit the machine, or name no model that can be served.
+        UnavailableError: the hub cannot be reached.
+        DataError: the checkpoint is damaged.
+        ModelError: a library that this checkpoint needs is missing, or it failed.
+    """
+    placement.show_gpus(settings.gpus, settings.num_gpus)
+    there = placement.machine()
+    device = placement.choose_device(settings, there)
+    _quiet_libraries()
+    placement.use_threads(settings.num_threads)
+    source = hub.locate(
+        settings.model_path, revision=settings.revision, use_modelscope=settings.use_modelscope
+    )
+    recognition = registry().recognise(source.path)
+    if source.is_builtin or source.path != settings.model_path:
+        logger.info("model=%s folder=%s", settings.model_path, Path(source.path).name)
+    if recognition.family.loader == "peft":
+        raise UsageError(
+            f"{settings.model_path!r} holds a PEFT adapter; "
+            "merge it into its base model with fastchat.model.apply_lora first"
+        )
+    kind = inspect(source, settings)
+    dtype, warning = placement.choose_dtype(
+        settings, device, there, checkpoint=kind.dtype or recognition.family.dtype
+    )
+    if warning:
+        logger.warning("%s", warning)
+    quantizes = _should_quantize(settings, device, kind)
+    tokenizer = _load_tokenizer(source, settings, recognition.family)
+    model = _load_weights(source, settings, kind, device=device, dtype=dtype, quantizes=quantizes)
+    chosen = prompting.choose_prompting(settings, tokenizer, recognition, registry())
+    context_len = _context_len(settings, kind.config, recognition)
+    loaded = LoadedModel(
+        model=model,
+        tokenizer=tokenizer,
+        context_len=context_len,
+        vocab_size=_vocab_size(model),
+        family=recognition.family,
+        prompting=chosen,
+        device=model.get_input_embeddings().weight.device,
+        dtype=placement.torch_dtype(dtype),
+        eos_token_ids=_eos_token_ids(model, tokenizer, recognition.family, chosen),
+        stop=chosen.template.stop if chosen.template else (),
+        can_generate=kind.is_causal,
+    )
+    logger.info(
+        "loaded model=%s device=%s dtype=%s context=%d template=%s family=%s (%s)",
+        settings.model_path,
+        loaded.device,
+        f"{dtype}, 8-bit weights" if quantizes else dtype,
+        context_len,
+        chosen.name,
+        recognition.family.name,
+        recognition.reason,
+    )
+    return loaded
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Kind:
+    """What a checkpoint's config says."""
+
+    config: Any
+    is_causal: bool
+    """False for an encoder."""
+    dtype: placement.Dtype | None
+    """In which the weights were saved, if it is one of the usual three."""
+    quantization: str | None
+
+
+def inspect(source: hub.Source, settings: ModelSettings) -> Kind:
+    """Reads a checkpoint's config and refuses what cannot be served, by name."""
+    from transformers import AutoConfig
+    from transformers.models.auto.modeling_auto import (
+        MODEL_FOR_CAUSAL_LM_MAPPING,
+        MODEL_FOR_MASKED_LM_MAPPING,
+    )
+
+    name = settings.model_path
+    with hub.plain_errors(name):
+        config = AutoConfig.from_pretrained(
+            source.path, **source.arguments, trust_remote_code=settings.trust_remote_code
+        )
+    architecture = ", ".join(getattr(config, "architectures", None) or [config.model_type])
+    quantization = _quantization(config, name)
+    if getattr(config, "is_encoder_decoder", False):
+        raise UsageError(f"{name!r} is an encoder-decoder ({architecture}), which is not served")
+    is_decoder = architecture.endswith(("ForCausalLM", "LMHeadModel"))
+    is_masked = type(config) in MODEL_FOR_MASKED_LM_MAPPING and not config.is_decoder
+    has_own_code = "AutoModelForCausalLM" in (getattr(config, "auto_map", None) or {})
+    is_causal = is_decoder or not is_masked
+    known = type(config) in MODEL_FOR_CAUSAL_LM_MAPPING or has_own_code
+    if is_causal and not known:
+        raise UsageError(
+            f"{name!r} is a {architecture}; causal language models and encoders are served"
+        )
+    saved = str(getattr(config, "dtype", None)).removeprefix("torch.")
+    return Kind(
+        config=config,
+        is_causal=is_causal,
+        dtype=saved if saved in ("float32", "float16", "bfloat16") else None,
+        quantization=quantization,
+    )
+
+
+def context_length(config: Any) -> int | None:
+    """How many tokens a model of this config can attend to; None when it does not say.
+
+    A position range that was stretched is recorded either before (`linear`, `dynamic`: the
+    factor multiplies) or after stretching (`llama3`, `yarn`, ...). Where the original range is
+    recorded as well, it tells which.
+    """
+    config = config.get_text_config()
+    names = (
+        "max_position_embeddings",
+        "max_sequence_length",
+        "seq_length",
+        "max_seq_len",
+        "model_max_length",
+    )
+    values = (getattr(config, name, None) for name in names)
+    length = next((value for value in values if isinstance(value, int) and value > 0), None)
+    if length is None:
+        return None
+    rope = getattr(config, "rope_parameters", None) or getattr(config, "rope_scaling", None) or {}
+    factor = rope.get("factor")
+    if not isinstance(factor, int | float):
+        return length
+    original = rope.get("original_max_position_embeddings") or getattr(
+        config, "original_max_position_embeddings", None
+    )
+    if original:
+        return max(length, int(original * factor))
+    kind = rope.get("rope_type") or rope.get("type")
+    return int(length * factor) if kind in ("linear", "dynamic") else length
+
+
+def _context_len(settings: ModelSettings, config: Any, recognition: Recognition) -> int:
+    """The context length to serve."""
+    own = context_length(config) or recognition.family.context_for(settings.model_path)
+    wanted = settings.context_len
+    if wanted is None:
+        return own or 2048
+    if wanted < 1:
+        raise UsageError(f"--context-len {wanted}: give 1 or more")
+    if own is not None and wanted > own:
+        if not getattr(config.get_text_config(), "rope_parameters", None):
+            raise UsageError(f"--context-len {wanted}: this model has {own} positions")
+        logger.warning("context of %d is beyond the %d the model was made for", wanted, own)
+    return wanted
+
+
+def _quantization(config: Any, name: str) -> str | None:
+    """The method by which a checkpoint is quantized; refuses one that nothing here reads.
+
+    A format that transformers does not know would be loaded as if it were plain weights.
+    """
+    from transformers.quantizers.auto import AUTO_QUANTIZATION_CONFIG_MAPPING
+
+    record = getattr(config, "quantization_config", None)
+    if record is None:
+        return None
+    if not isinstance(record, dict):
+        record = record.to_dict()
+    method = record.get("quant_method")
+    if method is None and (record.get("load_in_8bit") or record.get("load_in_4bit")):
+        return "bitsandbytes"
+    if method not in {*AUTO_QUANTIZATION_CONFIG_MAPPING, "bitsandbytes"}:
+        raise UsageError(
+            f"{name!r} is quantized as {method!r}, which this engine cannot read; "
+            "use an engine server that does, or another checkpoint of the model"
+        )
+    return method
+
+
+def _should_quantize(settings: ModelSettings, device: str, kind: Kind) -> bool:
+    """Whether the weights are to be kept in 8 bits, with a warning for what does not apply."""
+    if settings.cpu_offloading:
+        needs = {
+            "--load-8bit": settings.load_8bit,
+            "Linux": platform.system() == "Linux",
+            "--device cuda": device == "cuda",
+            "the package bitsandbytes": find_spec("bitsandbytes") is not None,
+        }
+        for need, is_met in needs.items():
+            if not is_met:
+                logger.warning("--cpu-offloading is ignored: it needs %s", need)
+    if settings.load_8bit and kind.quantization:
+        raise UsageError(
+            f"--load-8bit: {settings.model_path!r} is already quantized ({kind.quantization}); "
+            "leave the flag out"
+        )
+    return settings.load_8bit
+
+
+def _load_tokenizer(source: hub.Source, settings: ModelSettings, family: Family) -> Any:
+    """The tokenizer, with what the family knows better than its files."""
+    from transformers import AutoTokenizer
+
+    with hub.plain_errors(settings.model_path, "tokenizer"):
+        tokenizer = AutoTokenizer.from_pretrained(
+            source.path,
+            **source.arguments,
+            **source.gguf,
+            trust_remote_code=settings.trust_remote_code,
+            **family.tokenizer,
+        )
+    if family.extra_tokens:
+        known = tokenizer.get_vocab()
+        tokenizer.add_tokens([t for t in family.extra_tokens if t in known], special_tokens=True)
+    return tokenizer
+
+
+def _load_weights(
+    source: hub.Source,
+    settings: ModelSettings,
+    kind: Kind,
+    *,
+    device: str,
+    dtype: placement.Dtype,
+    quantizes: bool,
+) -> Any:
+    """The model on its device, every weight of it from the checkpoint."""
+    from transformers import AutoModel, AutoModelForCausalLM
+
+    free = placement.free_bytes(device, settings.num_gpus) if settings.num_gpus > 1 else {}
+    arguments = placement.device_map(settings, device, free)
+    offloads = (
+        quantizes
+        and settings.cpu_offloading
+        and device == "cuda"
+        and platform.system() == "Linux"
+        and find_spec("bitsandbytes") is not None
+    )
+    if offloads:
+        arguments |= compression.offloading_arguments()
+    elif quantizes:
+        arguments |= compression.loading_arguments()
+    auto = AutoModelForCausalLM if kind.is_causal else AutoModel
+    with hub.plain_errors(settings.model_path, "weights"):
+        loaded: Any = auto.from_pretrained(
+            source.path,
+            config=kind.config,
+            dtype=placement.torch_dtype(dtype),
+            weights_only=True,
+            output_loading_info=True,
+            trust_remote_code=settings.trust_remote_code,
+            **source.arguments,
+            **source.gguf,
+            **arguments,
+        )
+    model, report = loaded
+    if kind.is_causal and (missing := sorted(report["missing_keys"])):
+        raise DataError(
+            f"the checkpoint {settings.model_path!r} lacks {len(missing)} weights of a "
+            f"{type(model).__name__}, such as {missing[0]}; it is incomplete or of another kind"
+        )
+    return model.eval().requires_grad_(False)
+
+
+def _vocab_size(model: Any) -> int:
+    """Width of the logits."""
+    head = model.get_output_embeddings()
+    embeddings = model.get_input_embeddings() if head is None else head
+    return int(getattr(embeddings, "out_features", None) or embeddings.weight.shape[0])
+
+
+def _eos_token_ids(
+    model: Any, tokenizer: Any, family: Family, chosen: prompting.Prompting
+) -> frozenset[int]:
+    """Every id that ends an answer: config, generation config, tokenizer, family, template."""
+    generation = getattr(model, "generation_config", None)
+    found: set[int] = set()
+    for value in (
+        getattr(generation, "eos_token_id", None),
+        getattr(model.config.get_text_config(), "eos_token_id", None),
+        tokenizer.eos_token_id,
+        family.eos_token_id,
+        chosen.template.stop_token_ids if chosen.template else None,
+    ):
+        found.update(value if isinstance(value, Iterable) else () if value is None else (value,))
+    size = _vocab_size(model)
+    return frozenset(i for i in found if 0 <= i < size)
+
+
+def _quiet_libraries() -> None:
+    """Keeps progress bars and advice of the libraries out of the log; errors stay."""
+    from transformers.utils import logging as theirs
+
+    theirs.disable_progress_bar()
+    theirs.set_verbosity_error()
+    logger.debug("transformers %s", importlib.metadata.version("transformers"))
+    if find_spec("huggingface_hub") is None:
+        raise ModelError("huggingface_hub is not installed; install fschat[model_worker]")
