@@ -1,0 +1,75 @@
+"""Linear layers whose weights are laid out once for the CPU kernels that read them.
+
+`torch.nn.functional.linear` on a CPU rearranges a weight at every call, which costs more than
+the product itself while there are few rows. oneDNN takes a weight in its own layout. Measured
+on one core of an EPYC 9004 (torch 2.13), all products of a 58.7 M model in ms:
+
+    rows            1      4      8     32    128    512
+    f32  plain   18.9   27.4   30.4   58.0    168    609
+         packed  14.8   10.9   17.0   36.6    131    509
+    bf16 plain   15.2   14.8   17.0   27.9     77    264
+         packed   7.2    6.0    7.8   19.5     67    254
+
+Four rows are quicker than one or two: `SMALLEST_STEP` is what a step should be filled up to.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+SMALLEST_STEP = 4
+
+_ROWS_HINT = 32
+"""Rows the layout is chosen for. Layouts for 8 to 128 measured the same, the one for 1 slow."""
+
+
+class PackedLinear(nn.Module):
+    """A linear layer for inference on the CPU; its weight can no longer be read."""
+
+    def __init__(self, weight: Tensor, bias: Tensor | None) -> None:
+        super().__init__()
+        self.out_features, self.in_features = weight.shape
+        self.bias = None if bias is None else nn.Parameter(bias.detach(), requires_grad=False)
+        # No buffer: the opaque layout can be neither moved nor saved.
+        self._packed = torch.ops.mkldnn._reorder_linear_weight(weight.detach(), _ROWS_HINT)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return torch.ops.mkldnn._linear_pointwise(x, self._packed, self.bias, "none", [], "")
+
+
+def pack_linears(model: Any) -> int:
+    """Replaces the linear layers of a CPU model, and returns how many it replaced.
+
+    Their plain weights are freed unless something else holds them (tied embeddings). Layers
+    of other classes, on other devices or in 16 bits that the CPU cannot multiply stay.
+    """
+    dtypes = {torch.float32}
+    if not torch.backends.mkldnn.is_available():
+        return 0
+    if torch.ops.mkldnn._is_mkldnn_bf16_supported():
+        dtypes.add(torch.bfloat16)
+    n_packed = 0
+    with torch.inference_mode():
+        for module in list(model.modules()):
+            for name, child in list(module.named_children()):
+                weight = _plain_weight(child)
+                if weight is not None and weight.device.type == "cpu" and weight.dtype in dtypes:
+                    setattr(module, name, PackedLinear(weight, child.bias))
+                    n_packed += 1
+    return n_packed
+
+
+def _plain_weight(module: nn.Module) -> Tensor | None:
+    """The weight as (out, in) of a layer that does nothing but multiply by it, or None."""
+    from transformers.pytorch_utils import Conv1D
+
+    if module._forward_hooks or module._forward_pre_hooks:
+        return None
+    if type(module) is nn.Linear:
+        return module.weight
+    if type(module) is Conv1D:
+        return module.weight.t().contiguous()
+    return None

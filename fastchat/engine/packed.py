@@ -1,0 +1,470 @@
+"""One forward pass over pieces of many sequences, without padding and without copies.
+
+All tokens of a step stand in one row: the next token of every sequence that is answering, then
+pieces of prompts. Each knows its position, and a registered attention function does what the
+model leaves to it: it writes the new keys and values where they belong in the pool, and lets
+each piece attend to its own sequence. Nothing of the library's cache or masks is used, so any
+causal model whose layers go through the attention interface can be served, as long as
+attention is all it remembers; `check.py` finds out.
+
+What a step needs is worked out once (`_Plan`) and used by all layers.
+
+Dimensions: T tokens of the step, H heads, K kv heads, G = H / K, L keys, D width of a head.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn.functional import scaled_dot_product_attention
+
+from fastchat.engine.kv_cache import KVCache, LayerShape, Region
+from fastchat.errors import ModelError
+
+CALL_BYTES = 128 * 1024
+"""What could be read while one attention call is set up: padding up to here is the cheaper way.
+
+About 15 us at 8 GB/s (one core of an EPYC 9004).
+"""
+
+_names = itertools.count()
+
+
+class UnsupportedModelError(ModelError):
+    """The model remembers more than keys and values, or hides its attention."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Segment:
+    """Tokens of one sequence that one step computes."""
+
+    region: Region
+    start: int
+    """How many tokens of the sequence are in the cache already."""
+    token_ids: Sequence[int]
+    wants_all: bool = False
+    """Logits after each of the tokens, not only after the last."""
+    wants_last: bool = True
+
+
+class PackedModel:
+    """A model that computes segments over a KVCache."""
+
+    def __init__(
+        self, model: Any, *, budget: int, longest: int, device: torch.device, smallest: int = 1
+    ) -> None:
+        """
+        Args:
+            model: a causal model of transformers, on `device`.
+            budget: tokens that the cache holds.
+            longest: tokens of the longest sequence.
+            device: where the model is.
+            smallest: tokens of a step at least; what is missing is padding.
+
+        Raises:
+            UnsupportedModelError: this model cannot be served this way.
+        """
+        self._model = model
+        self._device = device
+        self._smallest = smallest
+        self._configs = _attention_configs(model)
+        self._name = f"fastchat-{next(_names)}"
+        self._plain = model.config._attn_implementation
+        self._plan: _Plan | None = None
+        self.cache = KVCache(self._probe(), budget=budget, longest=longest)
+        self._install(self._attend)
+
+    def close(self) -> None:
+        """Gives the model its own attention back."""
+        from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
+
+        self._use(self._plain)
+        ALL_ATTENTION_FUNCTIONS._global_mapping.pop(self._name, None)
+
+    @contextmanager
+    def plain_attention(self) -> Iterator[None]:
+        """Within it, the model can be called in the library's own way."""
+        self._use(self._plain)
+        try:
+            yield
+        finally:
+            self._use(self._name)
+
+    def forward(self, segments: Sequence[Segment]) -> Tensor:
+        """Computes the segments and leaves their keys and values in the cache.
+
+        Segments of one token should come first and in the order of their regions: neighbours
+        then attend in one call. Returns logits (rows, vocabulary), rows in segment order.
+        """
+        self._plan = plan = _Plan(segments, self.cache, self._smallest, device=self._device)
+        with torch.inference_mode():
+            logits = self._model(
+                input_ids=plan.token_ids,
+                position_ids=plan.positions,
+                use_cache=False,
+                logits_to_keep=plan.wanted,
+            ).logits
+        return logits[0]
+
+    def _probe(self) -> dict[int, LayerShape]:
+        """What each attention layer stores, seen in one small pass."""
+        shapes: dict[int, LayerShape] = {}
+
+        def look(module: Any, query: Tensor, key: Tensor, value: Tensor, *_: Any, **kwargs: Any):
+            if kwargs.get("position_bias") is not None or not getattr(module, "is_causal", True):
+                raise UnsupportedModelError("its attention is not plainly causal")
+            if module.layer_idx in shapes:
+                raise UnsupportedModelError("a layer attends more than once")
+            shapes[module.layer_idx] = LayerShape(
+                kv_heads=key.shape[1],
+                key_dim=key.shape[3],
+                value_dim=value.shape[3],
+                dtype=key.dtype,
+                device=key.device,
+            )
+            t, heads = query.shape[2], query.shape[1]
+            return value.new_zeros(1, t, heads, value.shape[3]), None
+
+        config = self._model.config.get_text_config()
+        kinds = set(getattr(config, "layer_types", None) or ()) - {
+            "full_attention",
+            "sliding_attention",
+        }
+        if kinds:
+            raise UnsupportedModelError(f"it has layers of the kind {', '.join(sorted(kinds))}")
+        self._install(look)
+        try:
+            ids = torch.zeros(1, 3, dtype=torch.long, device=self._device)
+            with torch.inference_mode():
+                out = self._model(
+                    input_ids=ids,
+                    position_ids=torch.arange(3, device=self._device).unsqueeze(0),
+                    use_cache=False,
+                    logits_to_keep=torch.tensor([0, 2], device=self._device),
+                )
+        except (TypeError, ValueError, AttributeError, RuntimeError, KeyError) as error:
+            raise UnsupportedModelError(f"a pass without a cache fails: {error}") from error
+        finally:
+            self.close()
+        if len(shapes) != config.num_hidden_layers:
+            raise UnsupportedModelError("not all of its layers use the attention interface")
+        if out.logits.shape[1] != 2:
+            raise UnsupportedModelError("it does not compute logits for chosen tokens alone")
+        return shapes
+
+    def _install(self, function: Any) -> None:
+        from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
+
+        # A name that has no mask function gets no mask: the library returns None at once.
+        ALL_ATTENTION_FUNCTIONS.register(self._name, function)
+        self._use(self._name)
+
+    def _use(self, implementation: str) -> None:
+        for config in self._configs:
+            config._attn_implementation = implementation
+
+    def _attend(
+        self,
+        module: Any,
+        query: Tensor,
+        key: Tensor,
+        value: Tensor,
+        attention_mask: Tensor | None = None,
+        scaling: float | None = None,
+        softcap: float | None = None,
+        s_aux: Tensor | None = None,
+        **kwargs: Any,
+    ) -> tuple[Tensor, None]:
+        """The attention function that the model's layers call.
+
+        query: (1, H, T, D); key, value: (1, K, T, D). Returns (1, T, H, D of the values).
+        """
+        plan, layer = self._plan, module.layer_idx
+        assert plan is not None
+        shape = self.cache.shapes[layer]
+        keys, values = self.cache.keys[layer], self.cache.values[layer]
+        rows = plan.write_rows(shape)
+        for pool, new, dim in ((keys, key, shape.key_dim), (values, value, shape.value_dim)):
+            pool.view(-1, dim).index_copy_(0, rows, new[0].transpose(0, 1).reshape(-1, dim))
+
+        window = kwargs["sliding_window"] if "sliding_window" in kwargs else None
+        if "sliding_window" not in kwargs:
+            window = getattr(module, "sliding_window", None)
+        scale = scaling if scaling is not None else shape.key_dim**-0.5
+        explicit = softcap is not None or s_aux is not None
+        # In 16 bits the fused CPU kernel takes twice the time of two plain products for one
+        # query (torch 2.13); in f32, and on accelerators, the fused kernel is the quicker one.
+        prefers_products = shape.device.type == "cpu" and shape.dtype.itemsize == 2
+        tokens = query[0].transpose(0, 1)  # (T, H, D)
+        n_heads = tokens.shape[1]
+        group = n_heads // shape.kv_heads
+        runs, chunks = plan.runs(window, shape), plan.chunks(window, shape.device)
+        out = None
+        if len(runs) + len(chunks) != 1 or plan.n_padding:
+            out = tokens.new_empty(len(tokens), n_heads, shape.value_dim)
+            if plan.n_padding:
+                out[len(tokens) - plan.n_padding :] = 0
+
+        part = tokens
+        for run in runs:
+            q = tokens[run.first : run.end].reshape(-1, shape.kv_heads, group, shape.key_dim)
+            k = run.view(keys, shape.kv_heads, shape.key_dim)
+            v = run.view(values, shape.kv_heads, shape.value_dim)
+            if explicit or prefers_products:
+                part = _attention(q, k, v, scale, mask=run.mask, softcap=softcap, sinks=s_aux)
+            else:
+                part = scaled_dot_product_attention(q, k, v, attn_mask=run.mask, scale=scale)
+            part = part.reshape(-1, n_heads, shape.value_dim)
+            if out is not None:
+                out[run.first : run.end] = part
+        for chunk in chunks:
+            q = query[:, :, chunk.first : chunk.end]
+            k = chunk.view(keys, shape.kv_heads, shape.key_dim)
+            v = chunk.view(values, shape.kv_heads, shape.value_dim)
+            if explicit:
+                q = q.reshape(1, shape.kv_heads, -1, shape.key_dim)
+                mask = chunk.additive_mask(shape.dtype).repeat(group, 1)
+                part = _attention(q, k, v, scale, mask=mask, softcap=softcap, sinks=s_aux)
+                part = part.reshape(1, n_heads, -1, shape.value_dim)
+            else:
+                part = scaled_dot_product_attention(
+                    q,
+                    k,
+                    v,
+                    attn_mask=None if chunk.is_causal else chunk.mask,
+                    is_causal=chunk.is_causal,
+                    scale=scale,
+                    enable_gqa=group > 1,
+                )
+            part = part[0].transpose(0, 1)
+            if out is not None:
+                out[chunk.first : chunk.end] = part
+        return (part if out is None else out).unsqueeze(0), None
+
+
+class _Run:
+    """Single tokens of sequences in regions of one size at equal distances."""
+
+    __slots__ = ("end", "first", "high", "lengths", "low", "mask", "region", "spacing")
+
+    def __init__(self, first: int, region: Region, length: int, low: int) -> None:
+        self.first = first
+        self.end = first + 1
+        self.region = region
+        self.spacing = region.size
+        """From one region's start to the next one's."""
+        self.lengths = [length]
+        """Keys each row may see, from its region's start."""
+        self.low = low
+        """Keys before this one are outside every row's window."""
+        self.high = length
+        self.mask: Tensor | None = None
+        """(rows, 1, 1, keys) to add; None where every row sees all keys of the view."""
+
+    def fits(self, region: Region, length: int, low: int, *, slack: int) -> bool:
+        """Whether a row can join, reading at most `slack` keys more than alone."""
+        last = self.region.start + (len(self.lengths) - 1) * self.spacing
+        distance = region.start - last
+        if region.size != self.region.size or distance <= 0:
+            return False
+        if len(self.lengths) > 1 and distance != self.spacing:
+            return False
+        n, new_low, new_high = len(self.lengths), min(low, self.low), max(length, self.high)
+        more = (n + 1) * (new_high - new_low) - n * (self.high - self.low) - (length - low)
+        return more <= slack
+
+    def join(self, region: Region, length: int, low: int) -> None:
+        if len(self.lengths) == 1:
+            self.spacing = region.start - self.region.start
+        self.end += 1
+        self.lengths.append(length)
+        self.low, self.high = min(low, self.low), max(length, self.high)
+
+    def view(self, pool: Tensor, heads: int, dim: int) -> Tensor:
+        """(rows, heads, keys, dim)"""
+        return pool.as_strided(
+            (len(self.lengths), heads, self.high - self.low, dim),
+            (self.spacing * heads * dim, self.region.size * dim, dim, 1),
+            self.region.start * heads * dim + self.low * dim,
+        )
+
+    def set_mask(self, window: int | None, dtype: torch.dtype, device: torch.device) -> None:
+        places = np.arange(self.low, self.high)
+        lengths = np.asarray(self.lengths)[:, None]
+        visible = places < lengths
+        if window is not None:
+            visible &= places >= lengths - window
+        if not visible.all():
+            mask = np.where(visible, np.float32(0), np.float32(-np.inf))[:, None, None, :]
+            self.mask = torch.from_numpy(mask).to(device=device, dtype=dtype)
+
+
+class _Chunk:
+    """Neighbouring tokens of one sequence."""
+
+    __slots__ = ("_device", "end", "first", "high", "is_causal", "low", "mask", "region", "window")
+
+    def __init__(
+        self, first: int, segment: Segment, window: int | None, *, device: torch.device
+    ) -> None:
+        n, start = len(segment.token_ids), segment.start
+        self.first, self.end = first, first + n
+        self.region = segment.region
+        self.low = 0 if window is None else max(0, start + 1 - window)
+        self.high = start + n
+        self.window = window
+        self._device = device
+        self.is_causal = start == 0 and (window is None or n <= window)
+        self.mask = None if self.is_causal else self._visible()
+        """(tokens, keys), true where a token may look."""
+
+    def additive_mask(self, dtype: torch.dtype) -> Tensor:
+        """(tokens, keys): zero where a token may look, minus infinity elsewhere."""
+        visible = self._visible() if self.mask is None else self.mask
+        zeros = torch.zeros(visible.shape, dtype=dtype, device=self._device)
+        return zeros.masked_fill_(~visible, -torch.inf)
+
+    def _visible(self) -> Tensor:
+        n = self.end - self.first
+        at = torch.arange(self.high - n, self.high, device=self._device).unsqueeze(1)
+        keys = torch.arange(self.low, self.high, device=self._device)
+        visible = keys <= at
+        return visible if self.window is None else visible & (keys > at - self.window)
+
+    def view(self, pool: Tensor, heads: int, dim: int) -> Tensor:
+        """(1, heads, keys, dim)"""
+        return pool.as_strided(
+            (1, heads, self.high - self.low, dim),
+            (0, self.region.size * dim, dim, 1),
+            self.region.start * heads * dim + self.low * dim,
+        )
+
+
+class _Plan:
+    """Where the tokens of one step stand, what they see, and whose logits are wanted."""
+
+    def __init__(
+        self, segments: Sequence[Segment], cache: KVCache, smallest: int, *, device: torch.device
+    ) -> None:
+        self._segments = segments
+        token_ids: list[int] = []
+        places: list[tuple[int, int, int]] = []
+        positions: list[int] = []
+        wanted: list[int] = []
+        for segment in segments:
+            first, n = len(token_ids), len(segment.token_ids)
+            token_ids += segment.token_ids
+            positions += range(segment.start, segment.start + n)
+            places.append((segment.region.start, segment.region.size, n))
+            if segment.wants_all:
+                wanted += range(first, first + n)
+            elif segment.wants_last:
+                wanted.append(first + n - 1)
+        self.n_padding = max(0, smallest - len(token_ids))
+        if self.n_padding:
+            token_ids += [0] * self.n_padding
+            positions += range(self.n_padding)
+            places.append((cache.scratch, self.n_padding, self.n_padding))
+        starts, sizes, counts = np.array(places, dtype=np.int64).T
+        self._sizes = np.repeat(sizes, counts)
+        self._starts = np.repeat(starts, counts)
+        self._positions = np.array(positions, dtype=np.int64)
+        self.token_ids = torch.tensor([token_ids], device=device)
+        self.positions = torch.from_numpy(self._positions).to(device).unsqueeze(0)
+        self.wanted = torch.tensor(wanted, dtype=torch.long, device=device)
+        self._write_rows: dict[tuple[int, torch.device], Tensor] = {}
+        self._runs: dict[tuple[int | None, LayerShape], list[_Run]] = {}
+        self._chunks: dict[tuple[int | None, torch.device], list[_Chunk]] = {}
+
+    def write_rows(self, shape: LayerShape) -> Tensor:
+        """Rows of the pool, seen as (tokens x heads, dim), that the new tokens are written to."""
+        key = (shape.kv_heads, shape.device)
+        if key not in self._write_rows:
+            first = self._starts * shape.kv_heads + self._positions
+            rows = first[:, None] + self._sizes[:, None] * np.arange(shape.kv_heads)
+            self._write_rows[key] = torch.from_numpy(rows.reshape(-1)).to(shape.device)
+        return self._write_rows[key]
+
+    def runs(self, window: int | None, shape: LayerShape) -> list[_Run]:
+        """The single tokens, grouped."""
+        if (window, shape) not in self._runs:
+            self._runs[window, shape] = self._find_runs(window, shape)
+        return self._runs[window, shape]
+
+    def chunks(self, window: int | None, device: torch.device) -> list[_Chunk]:
+        """The longer segments."""
+        if (window, device) not in self._chunks:
+            chunks, first = [], 0
+            for segment in self._segments:
+                if len(segment.token_ids) > 1:
+                    chunks.append(_Chunk(first, segment, window, device=device))
+                first += len(segment.token_ids)
+            self._chunks[window, device] = chunks
+        return self._chunks[window, device]
+
+    def _find_runs(self, window: int | None, shape: LayerShape) -> list[_Run]:
+        slack = CALL_BYTES // shape.token_bytes
+        runs: list[_Run] = []
+        first = 0
+        for segment in self._segments:
+            if len(segment.token_ids) == 1:
+                length = segment.start + 1
+                low = 0 if window is None else max(0, length - window)
+                last = runs[-1] if runs and runs[-1].end == first else None
+                if last is not None and last.fits(segment.region, length, low, slack=slack):
+                    last.join(segment.region, length, low)
+                else:
+                    runs.append(_Run(first, segment.region, length, low))
+            first += len(segment.token_ids)
+        for run in runs:
+            run.set_mask(window, shape.dtype, shape.device)
+        return runs
+
+
+def _attention(
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    scale: float,
+    *,
+    mask: Tensor | None,
+    softcap: float | None,
+    sinks: Tensor | None,
+) -> Tensor:
+    """Attention in plain products, for what the fused kernel does not know.
+
+    query: (B, K, N, D), N being G times as many rows as tokens, heads of a group first; key,
+    value: (B, K, L, D); mask: added to the scores; sinks: (H,), a score per head whose share of
+    the weight goes nowhere.
+    """
+    scores = torch.matmul(query * scale, key.transpose(-1, -2))
+    if softcap is not None:
+        scores = torch.tanh_(scores.div_(softcap)).mul_(softcap)
+    if mask is not None:
+        scores += mask
+    if sinks is None:
+        weights = scores.softmax(-1)
+    else:
+        b, k, n, _ = scores.shape
+        group = len(sinks) // k
+        sink = sinks.view(1, k, group, 1, 1).expand(b, k, group, n // group, 1)
+        scores = torch.cat([scores, sink.reshape(b, k, n, 1).to(scores.dtype)], dim=-1)
+        weights = scores.softmax(-1)[..., :-1]
+    return torch.matmul(weights, value)
+
+
+def _attention_configs(model: Any) -> list[Any]:
+    """The configs that its layers read the name of the attention function from."""
+    found = {id(model.config): model.config}
+    for module in model.modules():
+        config = getattr(module, "config", None)
+        if config is not None and hasattr(config, "_attn_implementation"):
+            found[id(config)] = config
+    return list(found.values())
