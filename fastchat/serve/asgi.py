@@ -111,6 +111,8 @@ def parse_json_object(body: bytes) -> dict[str, Any]:
     try:
         value = orjson.loads(body)
     except orjson.JSONDecodeError as error:
+        if "UTF-8" in error.msg:
+            raise UsageError("The request body is not valid UTF-8.") from None
         raise UsageError(f"The request body is not valid JSON: {error}.") from None
     if not isinstance(value, dict):
         raise UsageError("The request body must be a JSON object.")
