@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 from fastchat.errors import DataError, ModelError, UsageError
 from fastchat.families.registry import Family, Recognition, registry
 from fastchat.message import Message
-from fastchat.model import compression, hub, placement, prompting
+from fastchat.model import hub, placement, prompting
 from fastchat.settings import Env, alias
 
 if TYPE_CHECKING:
@@ -291,21 +291,25 @@ def _quantization(config: Any, name: str) -> str | None:
 def _should_quantize(settings: ModelSettings, device: str, kind: Kind) -> bool:
     """Whether the weights are to be kept in 8 bits, with a warning for what does not apply."""
     if settings.cpu_offloading:
-        needs = {
-            "--load-8bit": settings.load_8bit,
-            "Linux": platform.system() == "Linux",
-            "--device cuda": device == "cuda",
-            "the package bitsandbytes": find_spec("bitsandbytes") is not None,
-        }
-        for need, is_met in needs.items():
-            if not is_met:
-                logger.warning("--cpu-offloading is ignored: it needs %s", need)
+        for need in _unmet_for_offloading(settings, device):
+            logger.warning("--cpu-offloading is ignored: it needs %s", need)
     if settings.load_8bit and kind.quantization:
         raise UsageError(
             f"--load-8bit: {settings.model_path!r} is already quantized ({kind.quantization}); "
             "leave the flag out"
         )
     return settings.load_8bit
+
+
+def _unmet_for_offloading(settings: ModelSettings, device: str) -> list[str]:
+    """What `--cpu-offloading` needs and does not have."""
+    needs = {
+        "--load-8bit": settings.load_8bit,
+        "Linux": platform.system() == "Linux",
+        "--device cuda": device == "cuda",
+        "the package bitsandbytes": find_spec("bitsandbytes") is not None,
+    }
+    return [need for need, is_met in needs.items() if not is_met]
 
 
 def _load_tokenizer(source: hub.Source, settings: ModelSettings, family: Family) -> Any:
@@ -340,17 +344,13 @@ def _load_weights(
 
     free = placement.free_bytes(device, settings.num_gpus) if settings.num_gpus > 1 else {}
     arguments = placement.device_map(settings, device, free)
-    offloads = (
-        quantizes
-        and settings.cpu_offloading
-        and device == "cuda"
-        and platform.system() == "Linux"
-        and find_spec("bitsandbytes") is not None
-    )
-    if offloads:
-        arguments |= compression.offloading_arguments()
-    elif quantizes:
-        arguments |= compression.loading_arguments()
+    if quantizes:
+        from fastchat.model import compression
+
+        offloads = settings.cpu_offloading and not _unmet_for_offloading(settings, device)
+        arguments |= (
+            compression.offloading_arguments() if offloads else compression.loading_arguments()
+        )
     auto = AutoModelForCausalLM if kind.is_causal else AutoModel
     with hub.plain_errors(settings.model_path, "weights"):
         loaded: Any = auto.from_pretrained(
