@@ -16,16 +16,24 @@ from dataclasses import dataclass
 from typing import Annotated, Any
 
 from starlette.applications import Starlette
+from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
 from fastchat import logs
-from fastchat.errors import AuthenticationError, UnprocessableError, UsageError
+from fastchat.errors import (
+    AuthenticationError,
+    MethodNotAllowedError,
+    NotFoundError,
+    UnprocessableError,
+    UsageError,
+)
 from fastchat.serve.asgi import (
     EventStream,
     answering,
     bind,
+    error_response,
     json_response,
     parse_json_object,
     read_body,
@@ -244,9 +252,21 @@ def create_app(settings: ControllerSettings) -> Starlette:
             await controller.registry.stop()
             controller.origins.close()
 
-    app = Starlette(routes=controller.routes(), lifespan=lifespan)
+    app = Starlette(
+        routes=controller.routes(),
+        lifespan=lifespan,
+        exception_handlers={HTTPException: _not_routed},
+    )
     app.state.controller = controller
     return app
+
+
+async def _not_routed(request: Request, error: Exception) -> Response:
+    """No such route, or not for this method."""
+    shown = f"{request.method} {request.url.path[:100]}"
+    if isinstance(error, HTTPException) and error.status_code == 405:
+        return error_response(MethodNotAllowedError(f"There is no {shown}; try another method."))
+    return error_response(NotFoundError(f"There is no {shown}."))
 
 
 def main(argv: list[str] | None = None) -> int:

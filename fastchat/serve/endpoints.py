@@ -70,7 +70,8 @@ def parse_address(url: str) -> Address:
     Raises:
         UsageError: not an http or https URL with a host and nothing after its path.
     """
-    shown = f"{url[:80]!r}{'...' if len(url) > 80 else ''}"
+    without_login = url.rpartition("@")[2]
+    shown = f"{without_login[:80]!r}{'...' if len(without_login) > 80 else ''}"
     problem = f"The address {shown} cannot be used: "
     if len(url) > MAX_NAME_LENGTH:
         raise UsageError(f"{problem}it is longer than {MAX_NAME_LENGTH} characters.")

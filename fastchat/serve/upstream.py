@@ -144,7 +144,7 @@ class Connection(asyncio.Protocol):
 
     def release(self) -> None:
         """Gives the connection back: kept if the reply was read whole, else closed."""
-        reusable = self.is_drained and self._error is None and self._parser.should_keep_alive()
+        reusable = self.is_drained and self._error is None and self._is_kept
         if reusable:
             self.origin.keep(self)
         else:
@@ -207,6 +207,10 @@ class Connection(asyncio.Protocol):
         self._wake()
 
     # ---- called by the parser
+
+    def on_message_begin(self) -> None:
+        if self.complete:  # a second reply to one request must not answer the next
+            raise BrokenError("The endpoint sent more than was asked for.")
 
     def on_header(self, name: bytes, value: bytes) -> None:
         name = name.lower()

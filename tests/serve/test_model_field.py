@@ -1,0 +1,95 @@
+import json
+
+import pytest
+
+from fastchat.errors import UsageError
+from fastchat.serve.model_field import PARSE_BYTES, SCAN_INLINE_BYTES, read_model, scan_model
+
+FILL = "x" * PARSE_BYTES
+
+
+@pytest.mark.parametrize(
+    ("text", "model"),
+    [
+        ('{"model":"m"}', "m"),
+        ('{"messages":[{"model":"inner"}],"model":"outer"}', "outer"),
+        ('{"model":"first","model":"last"}', "last"),
+        ('{"a":"\\"model\\":\\"no\\"","model":"yes"}', "yes"),
+        ('{"mod\\u0065l":"escaped"}', "escaped"),
+        ('{"model":null}', None),
+        ('{"messages":[]}', None),
+        ('{"model":"quote \\" and \\\\"}', 'quote " and \\'),
+        (' \n{ "model" : "spaced" }', "spaced"),
+        ('{"x":"model","y":"z"}', None),
+    ],
+)
+async def test_a_large_body_gives_the_same_model_as_a_small_one(
+    text: str, model: str | None
+) -> None:
+    assert await read_model(text.encode()) == model
+    cut = text.index("{") + 1
+    large = f'{text[:cut]}"fill":"{FILL}",{text[cut:]}'
+    json.loads(large)
+    assert len(large) > PARSE_BYTES
+    assert await read_model(large.encode()) == model
+
+
+async def test_a_body_beyond_the_inline_size_is_read_as_well() -> None:
+    body = {"messages": [{"role": "user", "content": "x" * SCAN_INLINE_BYTES}], "model": "m"}
+    assert await read_model(json.dumps(body).encode()) == "m"
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        b"",
+        b"nonsense",
+        b"[]",
+        b"3",
+        b"null",
+        b'"model"',
+        b"{",
+        b'{"model":"\xff"}',
+        b'{"model":NaN}',
+        b'\xef\xbb\xbf{"model":"m"}',
+        b'{"model":' + b"[" * 5000 + b"]" * 5000 + b"}",
+        b'{"model":3}',
+        b'{"model":["m"]}',
+        b'{"model":{"a":1}}',
+        b'{"model":true}',
+    ],
+)
+async def test_what_is_no_object_with_a_model_name_is_refused(body: bytes) -> None:
+    with pytest.raises(UsageError):
+        await read_model(body)
+
+
+@pytest.mark.parametrize("value", ["3", '["m"]', '{"a":1}', "true"])
+async def test_a_large_body_whose_model_is_no_text_is_refused(value: str) -> None:
+    body = f'{{"fill":"{FILL}","model":{value}}}'.encode()
+    with pytest.raises(UsageError) as caught:
+        await read_model(body)
+    assert caught.value.param == "model"
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        b"[" * (PARSE_BYTES + 1),
+        b'{"a":' * PARSE_BYTES,
+        b'"' + b"x" * PARSE_BYTES,
+        b"x" * (PARSE_BYTES + 1),
+    ],
+)
+async def test_large_nonsense_is_refused(body: bytes) -> None:
+    with pytest.raises(UsageError):
+        await read_model(body)
+
+
+def test_an_unended_string_costs_one_pass() -> None:
+    assert scan_model(b'{"a":"' + b"\\x" * 1_000_000) is None
+
+
+def test_a_model_that_is_broken_text_is_refused() -> None:
+    with pytest.raises(UsageError):
+        scan_model(b'{"model":"\xff"}')
