@@ -26,8 +26,9 @@ from fastchat import logs
 from fastchat.errors import UsageError
 from fastchat.model.load import ModelSettings
 from fastchat.serve.processes import pid_file
+from fastchat.serve.published_formats import FormatFlags
 from fastchat.serve.supervisor import Child, Patience, Supervisor, answers
-from fastchat.settings import CommaList, Env, alias, run_command
+from fastchat.settings import CommaList, Env, Group, alias, run_command
 
 log = logging.getLogger(__name__)
 
@@ -36,9 +37,11 @@ LISTED_TIMEOUT_S = 30.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class LaunchSettings(ModelSettings):
+class LaunchSettings:
     """Start a controller, workers, the API server and the page; Ctrl-C ends them all."""
 
+    model: Group[ModelSettings] = ModelSettings()  # noqa: RUF009  (frozen)
+    formats: Group[FormatFlags] = FormatFlags()  # noqa: RUF009  (frozen)
     model_path_address: tuple[str, ...] = ()
     """One worker each, as `path@host@port`; the default is one worker from the flags below."""
     controller_host: str = "localhost"
@@ -64,7 +67,9 @@ class LaunchSettings(ModelSettings):
     server_port: int = 8000
     """Its port."""
     allow_credentials: bool = False
-    """Let browsers send credentials to the API server."""
+    """Let browsers send credentials to the API server; needs --allowed-origins."""
+    allowed_origins: str | None = None
+    """Pages whose browsers may call the API server, as a JSON list."""
     api_keys: Annotated[CommaList, Env("API_KEYS")] = ()
     """Keys the API server accepts; without any it is open."""
     web_host: str = "127.0.0.1"
@@ -123,12 +128,12 @@ def platform(settings: LaunchSettings) -> Platform:
         workers = tuple(_worker(item) for item in settings.model_path_address)
     else:
         place = Place(
-            name=f"worker of {settings.model_path}",
+            name=f"worker of {settings.model.model_path}",
             host=settings.worker_host,
             port=settings.worker_port,
             flag="--worker-port",
         )
-        workers = ((settings.model_path, place),)
+        workers = ((settings.model.model_path, place),)
     s = settings
     result = Platform(
         controller=Place(
@@ -189,6 +194,8 @@ def children(settings: LaunchSettings, plan: Platform) -> list[Child]:
     server_flags = ["--controller-address", controller_url]
     if settings.allow_credentials:
         server_flags.append("--allow-credentials")
+    if settings.allowed_origins is not None:
+        server_flags += ["--allowed-origins", settings.allowed_origins]
     result.append(
         _child(
             plan.server,
@@ -239,6 +246,7 @@ def check_ports(plan: Platform) -> None:
 
 async def run(settings: LaunchSettings) -> int:
     """Runs the platform until a signal comes or it cannot go on."""
+    settings.formats.refuse()
     settings = _without_missing_page(settings)
     plan = platform(settings)
     check_ports(plan)
@@ -356,14 +364,16 @@ def _child(
 
 def _worker_flags(settings: LaunchSettings) -> list[str]:
     """What of `settings` every worker gets: only what differs from the defaults."""
+    given = {
+        field.name: getattr(settings.model, field.name)
+        for field in dataclasses.fields(ModelSettings)
+        if field.name != "model_path" and getattr(settings.model, field.name) != field.default
+    }
+    for name in ("model_names", "limit_worker_concurrency", "stream_interval", "no_register"):
+        if value := getattr(settings, name):
+            given[name] = value
     flags: list[str] = []
-    names = [field.name for field in dataclasses.fields(ModelSettings)]
-    names += ["model_names", "limit_worker_concurrency", "stream_interval", "no_register"]
-    defaults = LaunchSettings()
-    for name in names:
-        value = getattr(settings, name)
-        if name == "model_path" or value == getattr(defaults, name):
-            continue
+    for name, value in given.items():
         flag = "--" + name.replace("_", "-")
         if isinstance(value, bool):
             flags.append(flag)
