@@ -28,10 +28,14 @@ def inspect_checkpoint(model_path: str) -> Checkpoint | None:
 
     Raises DataError when a configuration file cannot be read.
     """
-    path = Path(model_path).expanduser()
-    if path.is_file() and path.suffix == ".gguf":
-        return Checkpoint(model_type="gguf", gguf_path=path)
-    if not path.is_dir():
+    try:
+        path = Path(model_path).expanduser()
+        is_folder = path.is_dir()
+        if path.suffix == ".gguf" and path.is_file():
+            return Checkpoint(model_type="gguf", gguf_path=path)
+    except (OSError, RuntimeError):  # too long for a path, or the home of nobody
+        return None
+    if not is_folder:
         return None
     if (adapter := path / "adapter_config.json").is_file():
         base = _read_object(adapter).get("base_model_name_or_path")

@@ -237,13 +237,21 @@ class Registry:
             cards.update(dict.fromkeys(names, card))
 
     def _recognise_peft(self, checkpoint: Checkpoint) -> Recognition:
-        """The adapter family, with the template of the base model."""
-        base_path = checkpoint.base_path
-        if base_path and "peft" in base_path.rsplit("/", 1)[-1].lower():
-            raise UsageError(
-                f"the adapter's base model {base_path!r} is a PEFT model itself; "
-                "merge the two first with fastchat.model.apply_lora"
-            )
+        """The adapter family, with the template of the model below all adapters."""
+        base_path, seen = checkpoint.base_path, set[str]()
+        while base_path:
+            if "peft" in base_path.rstrip("/").rsplit("/", 1)[-1].lower():
+                raise UsageError(
+                    f"the adapter's base model {base_path!r} is a PEFT model itself; "
+                    "merge the two first with fastchat.model.apply_lora"
+                )
+            below = inspect_checkpoint(base_path)
+            if not (below and below.is_adapter):
+                break
+            if base_path in seen:
+                raise DataError(f"the adapter's base model {base_path!r} names itself as its base")
+            seen.add(base_path)
+            base_path = below.base_path
         base = self.recognise(base_path) if base_path else None
         return Recognition(
             family=self._families.get("peft", Family(name="peft", loader="peft")),
@@ -324,9 +332,11 @@ def _read_toml(path: Path) -> dict[str, Any]:
 def _cards(path: Path) -> dict[str, Card]:
     """Cards by model name."""
     cards: dict[str, Card] = {}
-    for title, name, table in _records(path):
+    for kind, name, table in _records(path):
+        where = f"{path.name}: {kind}.{name}"
+        if kind != "card":
+            raise DataError(f"{where}: a record of this file is a `card`")
         models = table.pop("models", None)
-        where = f"{path.name}: {title}.{name}"
         if not isinstance(models, list) or not models:
             raise DataError(f"{where}: models is a list of names")
         card = record_from_table(Card, table, where)
