@@ -2,6 +2,7 @@
 
 import asyncio
 import logging
+import os
 import secrets
 import time
 from collections.abc import AsyncIterator
@@ -105,6 +106,9 @@ async def open_tunnel(port: int) -> None:
 
 def build_page(panes: Panes, texts: Texts, settings: PageSettings) -> "gr.Blocks":
     """The page's controls."""
+    # The library sums up all recent events after each event, for a page we do not open: 2 ms
+    # at first and more with every event, spent on a busy page's only processor.
+    os.environ.setdefault("GRADIO_ANALYTICS_CACHE_FREQUENCY", str(10**9))
     import gradio as gr
 
     from fastchat.web.chat import Chat, terms_html

@@ -7,6 +7,7 @@ from typing import Any
 
 import gradio as gr
 
+from fastchat.web.markdown import shown
 from fastchat.web.models import Listing, Model
 from fastchat.web.pane import Pane, Panes, Sampling
 from fastchat.web.texts import PageTexts, Texts
@@ -29,7 +30,7 @@ class Controls:
     """What a pane is made of."""
 
     pane: gr.State
-    shown: gr.State
+    listed: gr.State
     model: gr.Dropdown
     temperature: gr.Slider
     top_p: gr.Slider
@@ -42,7 +43,7 @@ class Controls:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Shown:
+class Listed:
     """Which models a browser shows now; what is shown already is not sent again."""
 
     listing: Listing | None = None
@@ -70,6 +71,7 @@ class Chat:
                 label=words.model,
                 container=False,
                 filterable=False,
+                allow_custom_value=True,  # the server of the models says what is known, not we
                 interactive=True,
                 elem_classes="picker",
             )
@@ -136,7 +138,7 @@ class Chat:
                 gr.HTML(html.escape(words.small_print), elem_classes="small-print")
         return Controls(
             pane=gr.State(Pane()),
-            shown=gr.State(Shown()),
+            listed=gr.State(Listed()),
             model=model,
             temperature=temperature,
             top_p=top_p,
@@ -186,12 +188,12 @@ class Chat:
             **callable_,
         )
         it.model.input(self.fit_to_model, settings, [it.max_tokens, it.message], **quick, **hidden)
-        listed = [it.shown, it.model, it.max_tokens, it.message, it.chatbot]
+        found = [it.listed, it.model, it.max_tokens, it.message, it.chatbot]
         gr.on(
             [page.load, gr.Timer(REFRESH_S).tick, it.model.focus],
             self.refresh,
-            [it.shown, it.model, it.max_tokens],
-            listed,
+            [it.listed, it.model, it.max_tokens],
+            found,
             trigger_mode="once",
             **quick,
             **hidden,
@@ -265,21 +267,23 @@ class Chat:
         return [tokens_update(listing.find(model), max_tokens), self._hint(model)]
 
     async def refresh(
-        self, shown: Shown, model: str | None, max_tokens: float, request: gr.Request
+        self, before: Listed, model: str | None, max_tokens: float, request: gr.Request
     ) -> list[Any]:
         """The list of models as it is now; the model that was chosen stays chosen."""
         listing = await self.panes.directory.listing()
         names = [found.name for found in listing.models]
-        if shown.selected is None and model is None:
+        if before.selected is None and model is None:
             model = request.query_params.get("model")
             model = model if model in names else None
         if model is None and names:
             model = names[0]
-        now = Shown(listing=listing, selected=model)
-        if now == shown:
+        now = Listed(listing=listing, selected=model)
+        if now == before:
             return [gr.skip()] * 5
         choices = names if model is None or model in names else [model, *names]
-        same_model = shown.listing is not None and listing.find(model) == shown.listing.find(model)
+        same_model = before.listing is not None and listing.find(model) == before.listing.find(
+            model
+        )
         return [
             now,
             gr.update(choices=choices, value=model),
@@ -313,7 +317,9 @@ def draw(pane: Pane) -> list[Any]:
         message["value"] = pane.draft
     return [
         pane,
-        gr.update(value=[{"role": said.role, "content": said.text} for said in pane.messages]),
+        gr.update(
+            value=[{"role": said.role, "content": shown(said.text)} for said in pane.messages]
+        ),
         gr.update(value=notice_html(pane.notice)),
         gr.update(**message),
         gr.update(interactive=pane.can_regenerate),

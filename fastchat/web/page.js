@@ -28,5 +28,11 @@
     document.body.classList.toggle("dark", next === "dark");
     document.documentElement.style.colorScheme = next;
   });
+  // markdown.py writes these as entities where they are no markup; copies get them back.
+  if (navigator.clipboard) {
+    const write = navigator.clipboard.writeText.bind(navigator.clipboard);
+    navigator.clipboard.writeText = (text) =>
+      write(text.replaceAll("&#60;", "<").replaceAll("&#36;", "$").replaceAll("&#33;", "!"));
+  }
   if (document.body) start(); else document.addEventListener("DOMContentLoaded", start);
 })();

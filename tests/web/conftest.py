@@ -2,8 +2,9 @@
 
 import asyncio
 import json
+import socket
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
@@ -194,3 +195,52 @@ def fake() -> Iterator[FakeOpenAI]:
     server.start()
     yield server
     server.stop()
+
+
+@pytest.fixture
+def serve_page() -> Iterator[Callable[..., str]]:
+    """Serves a page with the given `PageSettings` on a free port; gives its address."""
+    import uvicorn
+
+    from fastchat.serve import asgi
+    from fastchat.web.app import PageSettings, build_app
+
+    class Server(uvicorn.Server):
+        """Says when it is open, and ends event streams before it closes."""
+
+        def __init__(self, settings: PageSettings) -> None:
+            self.page = build_app(settings)
+            super().__init__(uvicorn.Config(self.page, log_config=None, lifespan="on"))
+            self.opened = threading.Event()
+
+        async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+            await super().startup(sockets)
+            self.opened.set()
+
+        async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+            await self.page.end_streams()
+            await super().shutdown(sockets)
+
+    servers: list[Server] = []
+    threads: list[threading.Thread] = []
+
+    def serve(**settings: Any) -> str:
+        sockets = asgi.bind("127.0.0.1", 0)
+        made = threading.Event()
+
+        async def main() -> None:  # the library wants a running loop while the page is built
+            servers.append(Server(PageSettings(**settings)))
+            made.set()
+            await servers[-1].serve(sockets)
+
+        threads.append(threading.Thread(target=asyncio.run, args=(main(),), daemon=True))
+        threads[-1].start()
+        assert made.wait(60)
+        assert servers[-1].opened.wait(60)
+        return f"http://127.0.0.1:{sockets[0].getsockname()[1]}"
+
+    yield serve
+    for server, thread in zip(servers, threads, strict=True):
+        server.should_exit = True
+        thread.join(20)
+        assert not thread.is_alive()

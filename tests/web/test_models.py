@@ -1,0 +1,124 @@
+"""Where the page finds its models."""
+
+import time
+from typing import Any
+
+import pytest
+
+from fastchat.errors import UnavailableError
+from fastchat.web import models
+from fastchat.web.models import Listing, Model, ModelDirectory, Source, is_near, public_address
+
+NOBODY = "http://127.0.0.1:9"
+
+
+class Clock:
+    def __init__(self) -> None:
+        self.time = 0.0
+
+    def __call__(self) -> float:
+        return self.time
+
+
+@pytest.fixture
+async def open_directory():
+    opened: list[ModelDirectory] = []
+
+    def open_one(now: Any = time.monotonic, **source: Any) -> ModelDirectory:
+        opened.append(ModelDirectory(Source(**source), now=now))
+        return opened[-1]
+
+    yield open_one
+    for directory in opened:
+        await directory.close()
+
+
+async def test_models_are_listed_in_order_with_their_context(fake, open_directory) -> None:
+    fake.models = [{"id": "beta", "max_model_len": 512}, {"id": "Alpha", "context_length": 64}]
+    listing = await open_directory(api_url=fake.url).listing()
+    expected = (Model(name="Alpha", context_length=64), Model(name="beta", context_length=512))
+    assert listing.models == expected
+    assert listing.find("beta") == expected[1]
+    assert listing.find("gamma") is None
+
+
+async def test_the_list_follows_what_comes_and_goes(fake, open_directory) -> None:
+    clock = Clock()
+    directory = open_directory(now=clock, api_url=fake.url)
+    assert [m.name for m in (await directory.listing()).models] == ["parrot"]
+    fake.models = []
+    assert len((await directory.listing()).models) == 1, "a moment old is new enough"
+    clock.time += models.CACHE_S
+    assert (await directory.listing()).models == ()
+
+
+async def test_the_first_list_can_be_kept(fake, open_directory) -> None:
+    clock = Clock()
+    fake.models, later = [], fake.models
+    directory = open_directory(now=clock, api_url=fake.url, keeps_first_list=True)
+    assert (await directory.listing()).models == ()
+    clock.time, fake.models = 10, later
+    assert len((await directory.listing()).models) == 1
+    clock.time, fake.models = 20, []
+    assert len((await directory.listing()).models) == 1
+
+
+async def test_a_gateway_that_is_not_there_is_a_problem_and_no_error(open_directory) -> None:
+    listing = await open_directory(api_url=NOBODY + "/v1", controller_url=NOBODY).listing()
+    assert listing == Listing(where="127.0.0.1:9", problem="unreachable")
+
+
+async def test_the_key_is_sent_to_the_gateway(fake, open_directory) -> None:
+    await open_directory(api_url=fake.url, api_key="secret").listing()
+    assert fake.headers[-1]["Authorization"] == "Bearer secret"
+
+
+async def test_without_a_gateway_the_controller_names_the_workers(
+    fake, open_directory, monkeypatch
+) -> None:
+    monkeypatch.setattr(models, "DEFAULT_API_URL", NOBODY + "/v1")
+    directory = open_directory(controller_url=fake.root, api_key="secret")
+    assert [m.name for m in (await directory.listing()).models] == ["parrot"]
+    client = await directory.client_for("parrot")
+    assert str(client.base_url) == fake.url + "/"
+    assert client.api_key == models.NO_KEY, "the gateway's key is for the gateway alone"
+    with pytest.raises(UnavailableError):
+        await directory.client_for("nobody")
+
+
+async def test_a_gateway_that_answers_comes_before_the_controller(
+    fake, open_directory, monkeypatch
+) -> None:
+    monkeypatch.setattr(models, "DEFAULT_API_URL", fake.url)
+    directory = open_directory(controller_url=NOBODY)
+    assert (await directory.listing()).problem == ""
+    assert str((await directory.client_for("parrot")).base_url) == fake.url + "/"
+
+
+async def test_a_named_gateway_is_never_replaced_by_the_controller(fake, open_directory) -> None:
+    directory = open_directory(api_url=NOBODY + "/v1", controller_url=fake.root)
+    assert (await directory.listing()).problem == "unreachable"
+
+
+async def test_something_else_behind_the_address_is_a_problem(fake, open_directory) -> None:
+    assert (await open_directory(api_url=fake.root + "/else").listing()).problem == "unreachable"
+
+
+@pytest.mark.parametrize(
+    ("url", "near"),
+    [
+        ("http://localhost:8000/v1", True),
+        ("http://127.0.0.1", True),
+        ("http://[::1]:1", True),
+        ("http://10.1.2.3:8000", True),
+        ("http://gateway:8000", True),
+        ("http://8.8.8.8", False),
+        ("https://api.example.com/v1", False),
+    ],
+)
+def test_proxies_are_for_distant_hosts(url: str, near: bool) -> None:
+    assert is_near(url) is near
+
+
+def test_an_address_is_shown_without_its_secrets() -> None:
+    assert public_address("https://me:secret@example.com:8443/v1?key=x") == "example.com:8443"
