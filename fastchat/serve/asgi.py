@@ -359,12 +359,15 @@ def bind(host: str, port: int) -> list[socket.socket]:
     Raises:
         UsageError: nothing could be bound; the message says why.
     """
-    found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
     sockets: list[socket.socket] = []
     reason: OSError | None = None
+    try:
+        found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
+    except OSError as error:
+        found, reason = [], error
     for family, kind, proto, _, address in sorted(found, key=lambda item: item[0]):
+        listener = socket.socket(family, kind, proto)
         try:
-            listener = socket.socket(family, kind, proto)
             listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             _bound_peers(listener)
             if family == socket.AF_INET6:
@@ -374,10 +377,12 @@ def bind(host: str, port: int) -> list[socket.socket]:
             listener.bind(address)
             sockets.append(listener)
         except OSError as error:
+            listener.close()
             reason = error
     if not sockets:
         why = reason.strerror if reason else "no such address"
-        raise UsageError(f"Cannot listen on {host}:{port}: {why}; choose another --port.")
+        remedy = "--port" if found else "--host"
+        raise UsageError(f"Cannot listen on {host}:{port}: {why}; choose another {remedy}.")
     return sockets
 
 

@@ -8,6 +8,7 @@ import secrets
 import socket
 import sys
 from collections.abc import Awaitable, Callable, Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
 from pathlib import PurePath
 from typing import TYPE_CHECKING, Annotated, Any
@@ -66,7 +67,9 @@ def run_worker(
     from fastchat.serve.asgi import bind, run_loop
 
     logs.setup(f"model_worker_{secrets.token_hex(4)}.log", debug=settings.debug)
-    run_loop(_serve(settings, open_engines, bind(settings.host, settings.port)))
+    with ExitStack() as opened:
+        sockets = [opened.enter_context(s) for s in bind(settings.host, settings.port)]
+        run_loop(_serve(settings, open_engines, sockets))
 
 
 async def _serve(
