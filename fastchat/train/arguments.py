@@ -293,7 +293,7 @@ def _translate_fsdp(flags: dict[str, list[str]], machine: Machine, notes: list[s
     if _is_true(flags.get("activation_checkpointing", ["False"])):
         del flags["activation_checkpointing"]
         config["activation_checkpointing"] = True
-    flags["fsdp"] = ["True"]
+    flags["fsdp"] = []  # bare: the text "True" would be taken for an old option
     flags["fsdp_config"] = [json.dumps(config)]
 
 

@@ -30,19 +30,30 @@ def chat_template_for(tokenizer: Any, template: "Template") -> str | None:
     """
     if template.layout != "turns":
         return None
+    for begin in ("", "{{- bos_token }}", "{{- bos_token + ' ' }}"):
+        jinja = begin + jinja_text(template)
+        if (tokenizer.bos_token or not begin) and speaks(tokenizer, jinja, template):
+            return jinja
+    return None
+
+
+def speaks(tokenizer: Any, jinja: str | None, template: "Template") -> bool:
+    """Whether a chat template gives the ids that training with `template` gives."""
+    if not isinstance(jinja, str):
+        return False
+    from jinja2 import TemplateError
+
     labeller = Labeller(
         tokenizer, lambda messages: template.render(messages, open_slot=True), max_length=1 << 30
     )
-    system = Message(role="system", text="Answer briefly.")
-    talks = [PROBE, (system, *PROBE)]
-    wanted = [list(example.input_ids) for example in labeller.label(talks)]
-    for begin in ("", "{{- bos_token }}", "{{- bos_token + ' ' }}"):
-        if "bos" in begin and not tokenizer.bos_token:
-            continue
-        jinja = begin + jinja_text(template)
-        if [_ids(tokenizer, jinja, talk) for talk in talks] == wanted:
-            return jinja
-    return None
+    talks = [PROBE, (Message(role="system", text="Answer briefly."), *PROBE)]
+    try:
+        return all(
+            _ids(tokenizer, jinja, talk) == example.input_ids.tolist()
+            for talk, example in zip(talks, labeller.label(talks), strict=True)
+        )
+    except TemplateError:
+        return False
 
 
 def jinja_text(template: "Template") -> str:

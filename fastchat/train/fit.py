@@ -81,6 +81,7 @@ def fit(arguments: Arguments, *, attention: Callable[[], str] | None = None) -> 
     template = registry().template(arguments.model.conv_template)
     tokenizer = load_tokenizer(arguments)
     labeller = Labeller(tokenizer, template.render, max_length=arguments.fit.model_max_length)
+    output_dir = Path(str(training.output_dir))
     train = read_examples(arguments.data.data_path, labeller, arguments)
     held_out = None
     if arguments.data.eval_data_path:
@@ -98,14 +99,14 @@ def fit(arguments: Arguments, *, attention: Callable[[], str] | None = None) -> 
         pad_id=tokenizer.pad_token_id,
         finish=finish,
     )
-    checkpoint = checkpoint_to_resume(training.resume_from_checkpoint, Path(training.output_dir))
+    checkpoint = checkpoint_to_resume(training.resume_from_checkpoint, output_dir)
     if checkpoint:
         say("resuming from checkpoint=%s", checkpoint)
     trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
     trainer.save_state()
     save(trainer, finish)
-    say("trained model saved folder=%s", training.output_dir)
-    return Path(training.output_dir)
+    say("trained model saved folder=%s", output_dir)
+    return output_dir
 
 
 def load_tokenizer(arguments: Arguments) -> Any:
@@ -211,7 +212,7 @@ def extend_context(config: Any, length: int, *, kind: str) -> None:
 
 def fit_vocabulary(model: "PreTrainedModel", tokenizer: Any) -> None:
     """Gives every token of the tokenizer a row of its own in the embeddings."""
-    if len(tokenizer) > model.get_input_embeddings().weight.shape[0]:
+    if len(tokenizer) > model.get_input_embeddings().num_embeddings:  # pyright: ignore[reportOperatorIssue]
         model.resize_token_embeddings(len(tokenizer))
 
 
@@ -258,7 +259,12 @@ def make_trainer(
                 finish(Path(args.output_dir) / f"checkpoint-{state.global_step}")
 
     class ExampleTrainer(Trainer):
-        """Knows the lengths of our examples without reading each of them."""
+        """Knows the lengths of our examples without reading each, and shards on CPUs too."""
+
+        def create_accelerator_and_postprocess(self) -> None:
+            super().create_accelerator_and_postprocess()
+            if self.args.fsdp_plugin_args is not None and not self.is_fsdp_enabled:
+                shard_without_accelerator(self)
 
         def _get_train_sampler(self, train_dataset: Any = None) -> Sampler[int] | None:
             if self.args.train_sampling_strategy != "group_by_length":
@@ -279,6 +285,28 @@ def make_trainer(
     )
 
 
+def shard_without_accelerator(trainer: "Trainer") -> None:
+    """Makes FSDP2 of what accelerate set up as plain data parallelism.
+
+    accelerate 1.15 turns to FSDP only for kinds of devices on its list, and leaves the plugin
+    aside without a word on CPUs. torch shards over gloo just as well; what has to follow is the
+    state that accelerate would have set.
+    """
+    from accelerate.state import PartialState
+    from accelerate.utils import DistributedType, FullyShardedDataParallelPlugin
+
+    state = trainer.accelerator.state
+    if state.distributed_type != DistributedType.MULTI_CPU:
+        return
+    plugin = FullyShardedDataParallelPlugin(**trainer.args.fsdp_plugin_args)
+    if state.mixed_precision != "no":
+        plugin.set_mixed_precision(state.mixed_precision)
+    state.fsdp_plugin = plugin
+    # Every new AcceleratorState copies what PartialState says.
+    state.distributed_type = PartialState().distributed_type = DistributedType.FSDP
+    trainer.is_fsdp_enabled = True
+
+
 def save(trainer: "Trainer", finish: "FolderFinisher") -> None:
     """Writes the trained model once, whole, from however many processes hold it."""
     trainer.save_model()
@@ -290,10 +318,13 @@ class FolderFinisher:
     """Adds to saved weights what makes their folder a model to serve."""
 
     def __init__(self, arguments: Arguments, *, tokenizer: Any, template: "Template") -> None:
-        from fastchat.train.chat_template import chat_template_for
+        from fastchat.train.chat_template import chat_template_for, speaks
 
         self.arguments = arguments
         self.tokenizer = tokenizer
+        self.chat_template: str | None = None
+        if speaks(tokenizer, tokenizer.chat_template, template):
+            return
         self.chat_template = chat_template_for(tokenizer, template)
         if self.chat_template is None and arguments.training.process_index == 0:
             logger.warning(
@@ -308,6 +339,9 @@ class FolderFinisher:
         config = json.loads(config_path.read_text("utf-8"))
         config["use_cache"] = True
         config_path.write_text(json.dumps(config, indent=2, sort_keys=True) + "\n", "utf-8")
+        for path in folder.glob("*.safetensors"):
+            # Written through a temporary file that only its owner may read.
+            shutil.copymode(config_path, path)
         self._write_tokenizer(folder)
         if self.chat_template is not None:
             (folder / "chat_template.jinja").write_text(self.chat_template, "utf-8")
@@ -317,7 +351,7 @@ class FolderFinisher:
 
         transformers 5 forgets the `legacy` flag of a Llama tokenizer when it saves one.
         """
-        from transformers.utils import cached_file
+        from transformers.utils.hub import cached_file
 
         copied = False
         for name in TOKENIZER_FILES:
