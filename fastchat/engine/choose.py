@@ -1,9 +1,30 @@
 """Which engine serves a model: the slot scheduler, or the fallback where a model needs it."""
 
+from __future__ import annotations
+
+import logging
+import sys
 from dataclasses import dataclass
+from typing import TYPE_CHECKING, Literal
 
 from fastchat.engine.base import Engine
+from fastchat.errors import OutOfRangeError
 from fastchat.model.load import ModelSettings
+
+if TYPE_CHECKING:
+    from fastchat.engine.packed import PackedModel
+    from fastchat.model.load import LoadedModel
+
+logger = logging.getLogger(__name__)
+
+CACHED_TOKENS = 32768
+"""Default budget of cached tokens, where one full context is not more."""
+
+SWITCH_INTERVAL_S = 0.0005
+"""How long the event loop may keep the model's thread from its next operation.
+
+Python's own 5 ms is as long as a whole step of a small model.
+"""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -13,13 +34,78 @@ class EngineSettings:
     max_running: int = 128
     """Requests that advance together at most."""
     max_cached_tokens: int | None = None
-    """Budget of tokens whose keys and values are kept; the default is 32768, or one full context if that is more."""
+    """Tokens whose keys and values are kept; by default 32768, or one full context if more."""
     max_step_tokens: int = 512
     """Tokens one step computes at most; longer prompts are computed in pieces."""
-    scheduler: str = "auto"
+    scheduler: Literal["auto", "slots", "groups"] = "auto"
     """`slots`, `groups`, or `auto`: slots where the start-up self-check allows them."""
 
 
 async def open_engine(model: ModelSettings, engine: EngineSettings) -> Engine:
-    """Loads the model in the engine's own thread, checks it, and returns the running engine."""
-    raise NotImplementedError
+    """Loads the model in the engine's own thread, checks it, and returns the running engine.
+
+    Raises:
+        UsageError: settings that do not fit the machine or the model.
+        ModelError: the model cannot be loaded, or not by the scheduler asked for.
+    """
+    from fastchat.engine.thread import ModelThread
+    from fastchat.model.load import load
+
+    _check(engine)
+    sys.setswitchinterval(min(sys.getswitchinterval(), SWITCH_INTERVAL_S))
+    thread = ModelThread()
+    try:
+        loaded = await thread.run(load, model)
+        packed = await thread.run(_packed_or_none, loaded, engine)
+        if packed is None:
+            from fastchat.engine.groups import GroupEngine
+
+            chosen = GroupEngine(loaded, engine, path=model.model_path)
+        else:
+            from fastchat.engine.slots import SlotEngine
+
+            chosen = SlotEngine(loaded, packed, engine, path=model.model_path)
+        await chosen.start(thread)
+    except BaseException:
+        await thread.close()
+        raise
+    return chosen
+
+
+def _check(engine: EngineSettings) -> None:
+    """Refuses numbers nothing can be done with."""
+    for name, least in (("max_running", 1), ("max_step_tokens", 16), ("max_cached_tokens", 64)):
+        value = getattr(engine, name)
+        if value is not None and value < least:
+            flag = "--" + name.replace("_", "-")
+            raise OutOfRangeError(f"{flag} {value}: give {least} or more", param=name)
+
+
+def _packed_or_none(loaded: LoadedModel, engine: EngineSettings) -> PackedModel | None:
+    """The model ready for the slot scheduler, or None where the fallback is to serve it."""
+    from fastchat.engine.check import check
+    from fastchat.engine.linear import SMALLEST_STEP, pack_linears
+    from fastchat.engine.packed import PackedModel, UnsupportedModelError
+
+    if engine.scheduler == "groups" or not loaded.can_generate:
+        return None
+    n_packed = pack_linears(loaded.model)
+    packed = None
+    try:
+        packed = PackedModel(
+            loaded.model,
+            budget=engine.max_cached_tokens or max(CACHED_TOKENS, loaded.context_len),
+            longest=loaded.context_len,
+            device=loaded.device,
+            smallest=SMALLEST_STEP if n_packed else 1,
+        )
+        check(packed, loaded.model, loaded.vocab_size)
+    except UnsupportedModelError as error:
+        if packed is not None:
+            packed.close()
+        if engine.scheduler == "slots":
+            raise
+        logger.warning("slots cannot serve this model (%s); groups will", error)
+        return None
+    logger.info("scheduler=slots cached_tokens=%d packed=%d", packed.cache.budget, n_packed)
+    return packed

@@ -109,9 +109,7 @@ class KVCache:
     Not thread-safe: it belongs to the thread that runs the model.
     """
 
-    def __init__(
-        self, shapes: Mapping[int, LayerShape], *, budget: int, longest: int
-    ) -> None:
+    def __init__(self, shapes: Mapping[int, LayerShape], *, budget: int, longest: int) -> None:
         """
         Args:
             shapes: by layer index.

@@ -72,7 +72,7 @@ class PackedModel:
             UnsupportedModelError: this model cannot be served this way.
         """
         self._model = model
-        self._device = device
+        self.device = device
         self._smallest = smallest
         self._configs = _attention_configs(model)
         self._name = f"fastchat-{next(_names)}"
@@ -103,7 +103,7 @@ class PackedModel:
         Segments of one token should come first and in the order of their regions: neighbours
         then attend in one call. Returns logits (rows, vocabulary), rows in segment order.
         """
-        self._plan = plan = _Plan(segments, self.cache, self._smallest, device=self._device)
+        self._plan = plan = _Plan(segments, self.cache, self._smallest, device=self.device)
         with torch.inference_mode():
             logits = self._model(
                 input_ids=plan.token_ids,
@@ -141,13 +141,13 @@ class PackedModel:
             raise UnsupportedModelError(f"it has layers of the kind {', '.join(sorted(kinds))}")
         self._install(look)
         try:
-            ids = torch.zeros(1, 3, dtype=torch.long, device=self._device)
+            ids = torch.zeros(1, 3, dtype=torch.long, device=self.device)
             with torch.inference_mode():
                 out = self._model(
                     input_ids=ids,
-                    position_ids=torch.arange(3, device=self._device).unsqueeze(0),
+                    position_ids=torch.arange(3, device=self.device).unsqueeze(0),
                     use_cache=False,
-                    logits_to_keep=torch.tensor([0, 2], device=self._device),
+                    logits_to_keep=torch.tensor([0, 2], device=self.device),
                 )
         except (TypeError, ValueError, AttributeError, RuntimeError, KeyError) as error:
             raise UnsupportedModelError(f"a pass without a cache fails: {error}") from error
@@ -194,9 +194,7 @@ class PackedModel:
         for pool, new, dim in ((keys, key, shape.key_dim), (values, value, shape.value_dim)):
             pool.view(-1, dim).index_copy_(0, rows, new[0].transpose(0, 1).reshape(-1, dim))
 
-        window = kwargs["sliding_window"] if "sliding_window" in kwargs else None
-        if "sliding_window" not in kwargs:
-            window = getattr(module, "sliding_window", None)
+        window = kwargs.get("sliding_window", getattr(module, "sliding_window", None))
         scale = scaling if scaling is not None else shape.key_dim**-0.5
         explicit = softcap is not None or s_aux is not None
         # In 16 bits the fused CPU kernel takes twice the time of two plain products for one

@@ -1,0 +1,448 @@
+"""The default engine: continuous batching over a transformers model.
+
+Each step of the model's thread advances every running sequence at once (`scheduler.py` says
+which, `packed.py` computes them), draws a token for each (`sampling.py`), and hands all new
+text over together. A request waits for nobody else's end.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import dataclasses
+import itertools
+import logging
+from collections.abc import AsyncIterator, Sequence
+from typing import TYPE_CHECKING
+
+from fastchat.engine.base import (
+    Chunk,
+    Embeddings,
+    EngineInfo,
+    EngineStats,
+    FinishReason,
+    GenerationRequest,
+    TokenLogprob,
+    Usage,
+)
+from fastchat.engine.detokenize import Detokenizer, token_text
+from fastchat.engine.packed import PackedModel, Segment
+from fastchat.engine.sampling import RawLogprob, Sampler, raw_logprobs
+from fastchat.engine.scheduler import Scheduler, Work
+from fastchat.engine.scheduler import Sequence as Scheduled
+from fastchat.engine.stopping import Stopping
+from fastchat.engine.thread import ChunkStream, ModelThread, model_error
+from fastchat.engine.validate import Checked, checked, prompt_ids
+from fastchat.errors import ModelError, UnavailableError, UsageError
+from fastchat.message import Message
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from fastchat.engine.choose import EngineSettings
+    from fastchat.model.load import LoadedModel
+
+logger = logging.getLogger(__name__)
+
+INLINE_CHARS = 20_000
+"""Longer prompts are tokenized outside the event loop (a core does about 2 million a second)."""
+
+_keys = itertools.count()
+
+
+class SlotEngine:
+    """An Engine whose requests share every step of the model."""
+
+    def __init__(
+        self, loaded: LoadedModel, packed: PackedModel, settings: EngineSettings, *, path: str
+    ) -> None:
+        """
+        Args:
+            loaded: the model with all that belongs to it.
+            packed: the same model, computing over its cache.
+            settings: how requests share it.
+            path: what the model is called by its operator.
+        """
+        self._loaded = loaded
+        self._packed = packed
+        self._scheduler = Scheduler(
+            packed.cache,
+            max_running=settings.max_running,
+            max_step_tokens=settings.max_step_tokens,
+        )
+        self._sampler = Sampler(loaded.vocab_size, loaded.device)
+        self.info = EngineInfo(
+            model_path=path,
+            family=loaded.family.name,
+            context_length=min(loaded.context_len, packed.cache.budget),
+            vocab_size=loaded.vocab_size,
+            dtype=str(loaded.dtype).removeprefix("torch."),
+            device=str(loaded.device),
+            scheduler="slots",
+            template=loaded.template_name,
+            max_running=settings.max_running,
+            abilities=frozenset({"generate", "embed", "logprobs", "logit_bias", "seed"}),
+        )
+        self._thread: ModelThread | None = None
+        self._is_stopping = False
+        self._n_open = 0
+        """Iterators of `generate` that have not ended; of the event loop."""
+        self._live: dict[_Live, None] = {}
+        """Requests that have not ended; of the model's thread."""
+        self._stats = EngineStats(cache_budget=packed.cache.budget)
+        self._n_steps = self._n_prompt = self._n_generated = 0
+
+    async def start(self, thread: ModelThread | None = None) -> None:
+        """Begins to take requests; in a thread of its own unless one is given."""
+        if self._thread is not None:
+            return
+        self._thread = thread or ModelThread()
+        self._is_stopping = False
+        await self._thread.run(self._thread.set_step, self._step)
+
+    async def stop(self, drain_s: float = 5.0) -> None:
+        self._is_stopping = True
+        thread, loop = self._thread, asyncio.get_running_loop()
+        if thread is None:
+            return
+        deadline = loop.time() + drain_s
+        while self._n_open and loop.time() < deadline:
+            await asyncio.sleep(0.01)
+        await thread.run(self._end_all, "abort", None)
+        await thread.run(thread.set_step, None)
+        await thread.run(self._packed.close)
+        self._thread = None
+        await thread.close()
+
+    async def generate(self, request: GenerationRequest) -> AsyncIterator[Chunk]:
+        ready = await self._checked(request)
+        if self._thread is None or self._is_stopping:
+            raise UnavailableError("this model is being stopped; try another or try again later")
+        live = _Live(request, ready, self._loaded, ChunkStream())
+        thread, n_open = self._thread, request.n
+        self._n_open += 1
+        try:
+            thread.post(lambda: self._begin(live))
+            while n_open:
+                chunk = await live.stream.next()
+                n_open -= chunk.finish_reason is not None
+                yield chunk
+        finally:
+            self._n_open -= 1
+            if n_open:
+                thread.post(lambda: self._end(live, "abort"))
+
+    async def embed(self, texts: Sequence[str | Sequence[int]]) -> Embeddings:
+        from fastchat.engine.embedding import embed_texts
+
+        def compute() -> Embeddings:
+            with self._packed.plain_attention():
+                return embed_texts(self._loaded, texts)
+
+        if self._thread is None or self._is_stopping:
+            raise UnavailableError("this model is being stopped; try another or try again later")
+        return await self._thread.run(compute)
+
+    def render(self, messages: Sequence[Message]) -> str:
+        return self._loaded.render(messages)
+
+    def tokenize(self, text: str, *, add_special_tokens: bool = True) -> list[int]:
+        return self._loaded.encode(text, add_special_tokens)
+
+    def detokenize(self, ids: Sequence[int]) -> str:
+        for i in ids:
+            if not 0 <= i < self.info.vocab_size:
+                raise UsageError(f"Token id {i} is not in this model's vocabulary.")
+        return self._loaded.tokenizer.decode(list(ids), skip_special_tokens=True)
+
+    def stats(self) -> EngineStats:
+        return self._stats
+
+    async def _checked(self, request: GenerationRequest) -> Checked:
+        """The prompt as ids, everything about the request being in range."""
+
+        def check() -> Checked:
+            ids = prompt_ids(request, self._loaded)
+            bos = self._loaded.tokenizer.bos_token_id
+            return checked(request, self.info, ids, bos_token_id=bos)
+
+        size = len(request.prompt or ()) + sum(len(m.text) for m in request.messages or ())
+        return check() if size < INLINE_CHARS else await asyncio.to_thread(check)
+
+    # From here on everything runs in the model's thread.
+
+    def _begin(self, live: _Live) -> None:
+        self._live[live] = None
+        self._n_prompt += len(live.prompt_ids)
+        for choice in live.choices:
+            self._sampler.add(
+                choice,
+                live.request.sampling,
+                prompt_ids=live.prompt_ids,
+                stream=choice.index,
+                logprobs=live.request.logprobs,
+            )
+            self._scheduler.add(choice.scheduled)
+        if live.request.echo and not live.wants_prompt_logprobs:
+            text = self._loaded.tokenizer.decode(live.prompt_ids, skip_special_tokens=True)
+            echoes = [(live.stream, Chunk(index=c.index, text=text)) for c in live.choices]
+            ChunkStream.deliver(echoes)
+        self._count()
+
+    def _step(self) -> bool:
+        """Advances every running sequence; False when there is nothing to do."""
+        if not self._scheduler.has_work:
+            return False
+        out: list[tuple[ChunkStream, Chunk]] = []
+        work: list[Work] = []
+        try:
+            work = self._scheduler.plan()
+            logits = self._packed.forward([_segment(item) for item in work])
+            self._scheduler.advance(work)
+            self._n_steps += 1
+            self._use(work, logits, out)
+        except Exception as error:
+            self._fail(error, out)
+        self._count()
+        ChunkStream.deliver(out)
+        return True
+
+    def _fail(self, error: Exception, out: list[tuple[ChunkStream, Chunk]]) -> None:
+        """Ends the requests that a failed step was for; those that wait go on."""
+        hit = dict.fromkeys(_choice(s).live for s in self._scheduler.running)
+        logger.error("a step failed, and %d requests with it", len(hit), exc_info=error)
+        shown = model_error(error)
+        for live in hit:
+            for choice in list(live.choices):
+                self._finish(choice, "error", out, error=shown)
+        self._packed.cache.clear()
+
+    def _use(self, work: list[Work], logits: Tensor, out: list[tuple[ChunkStream, Chunk]]) -> None:
+        """Draws the next tokens from a step's logits, and passes on what they say."""
+        rows: list[int] = []
+        choices: list[_Choice] = []
+        place = 0
+        for item in work:
+            choice = _choice(item.sequence)
+            if item.sequence.wants_prompt_logits:
+                choice.live.note_prompt_logits(item, logits[place : place + item.n_tokens])
+                place += item.n_tokens - 1
+                if item.is_last:
+                    item.sequence.wants_prompt_logits = False
+                    out += choice.live.prompt_chunks()
+            elif not item.is_last:
+                continue
+            if item.is_last:
+                rows.append(place)
+                choices.append(choice)
+            place += 1
+        for choice in [c for c in choices if c.live.max_tokens == 0]:
+            i = choices.index(choice)
+            del choices[i], rows[i]
+            self._finish(choice, "length", out)
+        if not choices:
+            return
+        if len(rows) != len(logits):
+            logits = logits[rows]
+        drawn = self._sampler.sample(logits, choices)
+        failed = set(drawn.failed)
+        self._n_generated += len(choices)
+        for i, choice in enumerate(choices):
+            if i in failed:
+                error = ModelError("the model gave no usable probabilities for the next token")
+                self._finish(choice, "error", out, error=error)
+                continue
+            reason = choice.accept(drawn.token_ids[i], drawn.logprobs[i])
+            if reason is not None:
+                self._finish(choice, reason, out)
+            elif choice.text:
+                out.append((choice.live.stream, choice.take_chunk()))
+
+    def _finish(
+        self,
+        choice: _Choice,
+        reason: FinishReason,
+        out: list[tuple[ChunkStream, Chunk]],
+        *,
+        error: Exception | None = None,
+    ) -> None:
+        """Ends one choice with its last chunk, and frees what it held."""
+        self._scheduler.remove(choice.scheduled, keep=reason != "error")
+        self._sampler.remove(choice)
+        out.append((choice.live.stream, choice.last_chunk(reason, error)))
+        live = choice.live
+        live.choices.remove(choice)
+        if not live.choices:
+            self._live.pop(live, None)
+
+    def _end(self, live: _Live, reason: FinishReason, error: Exception | None = None) -> None:
+        """Ends what is left of a request."""
+        out: list[tuple[ChunkStream, Chunk]] = []
+        for choice in list(live.choices):
+            self._finish(choice, reason, out, error=error)
+        self._count()
+        ChunkStream.deliver(out)
+
+    def _end_all(self, reason: FinishReason, error: Exception | None) -> None:
+        for live in list(self._live):
+            self._end(live, reason, error)
+
+    def _count(self) -> None:
+        self._stats = EngineStats(
+            running=len(self._scheduler.running),
+            waiting=len(self._scheduler.waiting),
+            cached_tokens=self._packed.cache.used,
+            cache_budget=self._packed.cache.budget,
+            prompt_tokens_total=self._n_prompt,
+            generated_tokens_total=self._n_generated,
+            prefix_hit_tokens_total=self._scheduler.prefix_hit_tokens,
+            steps_total=self._n_steps,
+        )
+
+
+class _Live:
+    """A request that has not ended."""
+
+    __slots__ = (
+        "_prompt_logprobs",
+        "choices",
+        "loaded",
+        "max_tokens",
+        "prompt_ids",
+        "request",
+        "stream",
+        "wants_prompt_logprobs",
+    )
+
+    def __init__(
+        self, request: GenerationRequest, ready: Checked, loaded: LoadedModel, stream: ChunkStream
+    ) -> None:
+        self.request = request
+        self.prompt_ids = list(ready.prompt_ids)
+        self.max_tokens = ready.max_tokens
+        self.loaded = loaded
+        self.stream = stream
+        self.wants_prompt_logprobs = request.echo and request.logprobs is not None
+        self._prompt_logprobs: dict[int, RawLogprob] = {}
+        """By the position of the token."""
+        self.choices = [_Choice(self, i) for i in range(request.n)]
+        if self.wants_prompt_logprobs:
+            # The first choice computes them; the others wait, and start from its prompt.
+            self.choices[0].scheduled.wants_prompt_logits = True
+            for choice in self.choices[1:]:
+                choice.scheduled.is_held = True
+
+    def named(self, raw: RawLogprob) -> TokenLogprob:
+        return raw.named(lambda i: token_text(self.loaded.tokenizer, i))
+
+    def note_prompt_logits(self, work: Work, logits: Tensor) -> None:
+        """Keeps the log-probabilities of the tokens that follow those of `work`."""
+        followers = self.prompt_ids[work.start + 1 : work.start + work.n_tokens + 1]
+        top = self.request.logprobs or 0
+        found = raw_logprobs(logits[: len(followers)], followers, top=top) if followers else []
+        self._prompt_logprobs.update(enumerate(found, work.start + 1))
+
+    def prompt_chunks(self) -> list[tuple[ChunkStream, Chunk]]:
+        """The echoed prompt for every choice, once its log-probabilities are there."""
+        first = self.prompt_ids[0]
+        tokens = [TokenLogprob(token_text(self.loaded.tokenizer, first), first, None)]
+        tokens += [self.named(self._prompt_logprobs[i]) for i in range(1, len(self.prompt_ids))]
+        text = self.loaded.tokenizer.decode(self.prompt_ids, skip_special_tokens=True)
+        for choice in self.choices:
+            choice.scheduled.is_held = False
+        return [
+            (self.stream, Chunk(index=c.index, text=text, logprobs=tuple(tokens)))
+            for c in self.choices
+        ]
+
+
+class _Choice:
+    """One answer in the making."""
+
+    __slots__ = (
+        "_detokenizer",
+        "_ids",
+        "_logprobs",
+        "_stopping",
+        "index",
+        "live",
+        "n_generated",
+        "scheduled",
+        "text",
+    )
+
+    def __init__(self, live: _Live, index: int) -> None:
+        self.live = live
+        self.index = index
+        self.n_generated = 0
+        self.text = ""
+        """New text that no chunk has carried."""
+        self._ids: list[int] = []
+        self._logprobs: list[TokenLogprob] = []
+        request, loaded = live.request, live.loaded
+        self._detokenizer = Detokenizer(loaded.tokenizer, live.prompt_ids)
+        stop, stop_ids = request.stop, set(request.stop_token_ids)
+        if not request.ignore_eos:
+            stop_ids |= loaded.eos_token_ids
+            stop = (*stop, *loaded.stop) if request.messages is not None else stop
+        self._stopping = Stopping(stop, stop_ids)
+        self.scheduled = Scheduled(self, live.prompt_ids, answers_at_most=live.max_tokens)
+
+    def accept(self, token_id: int, logprob: RawLogprob | None) -> FinishReason | None:
+        """Takes the next token; gives the reason if the answer ends with it."""
+        self.n_generated += 1
+        self._ids.append(token_id)
+        if self._stopping.ends_at(token_id):
+            return "stop"
+        self.scheduled.tokens.append(token_id)
+        if logprob is not None:
+            self._logprobs.append(self.live.named(logprob))
+        if text := self._detokenizer.push((token_id,)):
+            self.text += self._stopping.feed(text)
+        if self._stopping.ended:
+            return "stop"
+        return "length" if self.n_generated >= self.live.max_tokens else None
+
+    def take_chunk(self) -> Chunk:
+        """All that no chunk has carried yet."""
+        chunk = Chunk(
+            index=self.index,
+            text=self.text,
+            token_ids=tuple(self._ids),
+            logprobs=tuple(self._logprobs),
+        )
+        self.text = ""
+        self._ids.clear()
+        self._logprobs.clear()
+        return chunk
+
+    def last_chunk(self, reason: FinishReason, error: Exception | None) -> Chunk:
+        """The rest, with the count of tokens."""
+        self.text += self._stopping.feed(self._detokenizer.flush())
+        self.text += self._stopping.flush()
+        usage = Usage(
+            prompt_tokens=self.scheduled.n_prompt,
+            completion_tokens=self.n_generated,
+            cached_tokens=self.scheduled.n_reused,
+        )
+        return dataclasses.replace(
+            self.take_chunk(), finish_reason=reason, usage=usage, error=error
+        )
+
+
+def _choice(sequence: Scheduled) -> _Choice:
+    """The answer that a scheduled sequence belongs to."""
+    assert isinstance(sequence.key, _Choice)
+    return sequence.key
+
+
+def _segment(work: Work) -> Segment:
+    cached = work.sequence.cached
+    assert cached is not None
+    end = work.start + work.n_tokens
+    return Segment(
+        region=cached.region,
+        start=work.start,
+        token_ids=work.sequence.tokens[work.start : end],
+        wants_all=work.sequence.wants_prompt_logits,
+        wants_last=work.is_last,
+    )
