@@ -1,13 +1,10 @@
 """Families, templates and cards: read from TOML, looked up by name, matched with model paths.
 
-A pattern is text that occurs in a model's name. `*` stands for any run of characters,
-`[2-9]` for one of a set, and a `=` in front makes it the whole name. Case counts only in a
-pattern that has a capital letter. Of several patterns a whole name decides, then the one with
+Of several patterns that fit a name (see `patterns`), a whole name decides, then the one with
 the most fixed characters, then the family's `priority`; what is still undecided is an error.
 """
 
 import difflib
-import re
 import threading
 import tomllib
 from collections.abc import Iterable, Mapping, Sequence
@@ -18,6 +15,7 @@ from typing import Any, Literal, Protocol, TypeVar, cast
 
 from fastchat.errors import DataError, UsageError
 from fastchat.families.checkpoint import Checkpoint, inspect_checkpoint
+from fastchat.families.patterns import fits, is_valid, longest, n_fixed
 from fastchat.families.tables import record_from_table
 from fastchat.template import Template
 
@@ -39,7 +37,8 @@ class Family:
     """`model_type` of its checkpoints. A local checkpoint of another type is none of this family;
     one of this type is, if no pattern says otherwise."""
     priority: int = 0
-    """Decides between patterns of equal length; the higher wins."""
+    """Decides between patterns of equal length; the higher wins. Base models have -1, since their
+    name stands in those of their tunings."""
     template: str | None = None
     """None: the template of an adapter's base model."""
     templates: Mapping[str, str] = field(default_factory=dict[str, str])
@@ -74,11 +73,11 @@ class Family:
 
     def template_for(self, name: str) -> str | None:
         """Name of the template for the model of this name."""
-        return _longest(self.templates.items(), name) or self.template
+        return longest(self.templates.items(), name) or self.template
 
     def context_for(self, name: str) -> int | None:
         """Context length that the model's name tells, if it does."""
-        return _longest(self.context.items(), name)
+        return longest(self.context.items(), name)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -358,6 +357,9 @@ def _check_families(families: Mapping[str, Family], templates: Mapping[str, Temp
         for template in (family.template, family.weights_template, *family.templates.values()):
             if template is not None and template not in templates:
                 raise DataError(f"family {family.name!r}: there is no template {template!r}")
+        for pattern in (*family.patterns, *family.templates, *family.context):
+            if not is_valid(pattern):
+                raise DataError(f"family {family.name!r}: {pattern!r} is not a pattern")
         for pattern in family.patterns:
             owner = owners.setdefault((pattern, family.priority), family.name)
             if owner != family.name:
@@ -369,51 +371,21 @@ def _check_families(families: Mapping[str, Family], templates: Mapping[str, Temp
 
 def _best(families: Iterable[Family], name: str) -> tuple[Family, str] | None:
     """The family whose pattern fits `name` best, with that pattern."""
-    fits = [
-        ((pattern.startswith("="), _n_fixed(pattern), family.priority), family, pattern)
+    found = [
+        ((pattern.startswith("="), n_fixed(pattern), family.priority), family, pattern)
         for family in families
         for pattern in family.patterns
-        if _regex(pattern).search(name)
+        if fits(pattern, name)
     ]
-    if not fits:
+    if not found:
         return None
-    best = max(rank for rank, _, _ in fits)
-    (family, pattern), *others = [fit[1:] for fit in fits if fit[0] == best]
+    best = max(rank for rank, _, _ in found)
+    (family, pattern), *others = [fit[1:] for fit in found if fit[0] == best]
     for other, other_pattern in others:
         if other is not family:
             raise DataError(
                 f"model name {name!r} fits family {family.name!r} (pattern {pattern!r}) and "
                 f"{other.name!r} (pattern {other_pattern!r}) equally; "
-                "give one of them a higher `priority`"
+                "rename the model, or give one of the two a higher `priority`"
             )
     return family, pattern
-
-
-def _longest(items: Iterable[tuple[str, R]], name: str) -> R | None:
-    """The value of the longest pattern that fits `name`."""
-    fits = [(_n_fixed(pattern), value) for pattern, value in items if _regex(pattern).search(name)]
-    return max(fits, key=lambda fit: fit[0])[1] if fits else None
-
-
-@cache
-def _regex(pattern: str) -> re.Pattern[str]:
-    """The regular expression of a pattern."""
-    body = pattern.removeprefix("=")
-    parts = (
-        ".*" if part == "*" else part if part.startswith("[") else re.escape(part)
-        for part in _PARTS.findall(body)
-    )
-    whole = r"\A(?:{})\Z" if pattern.startswith("=") else "{}"
-    is_cased = pattern != pattern.lower()
-    return re.compile(whole.format("".join(parts)), 0 if is_cased else re.IGNORECASE)
-
-
-@cache
-def _n_fixed(pattern: str) -> int:
-    """How many characters of a name a pattern fixes."""
-    return sum(
-        len(part) for part in _PARTS.findall(pattern.removeprefix("=")) if part[0] not in "*["
-    )
-
-
-_PARTS = re.compile(r"\*|\[[^\]]+\]|[^*\[]+")

@@ -278,6 +278,9 @@ def test_a_registry_of_one_folder_knows_nothing_else(folder: Path) -> None:
         ('[template.a]\nname = "b"', r"template\.a: unknown field 'name'"),
         ("[template.a.published]\nsep = 1", r"template\.a\.published\.sep: 1 is not of type"),
         ("[template.a.published]\nsepp = 1", r"template\.a\.published: unknown field 'sepp'"),
+        ('[family.a]\npatterns = ["a[z-a]"]', r"family 'a': 'a\[z-a\]' is not a pattern"),
+        ('[family.a]\npatterns = ["*"]', r"family 'a': '\*' is not a pattern"),
+        ('[family.a.context]\n"k[" = 1', r"family 'a': 'k\[' is not a pattern"),
         ("[model.a]", r"x\.toml: model\.a: a record is a `template` or a `family`"),
         ("a = 1", r"x\.toml: 'a' stands outside of a table"),
         ("[family]\na = 1", r"x\.toml: family\.a is not a table"),
@@ -330,6 +333,21 @@ def test_an_undecided_tie_is_an_error(tmp_path: Path) -> None:
     )
     with pytest.raises(DataError, match="'ant' and 'bee' both have the pattern 'ant'"):
         Registry(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("name", "family"),
+    [
+        ("mlabonne/llama-2-7b-guanaco", "guanaco"),
+        ("x/falcon-7b-alpaca", "alpaca"),
+        ("x/Mistral-7B-Guanaco", "guanaco"),
+        ("x/airoboros-codellama-34b", "airoboros"),
+        ("x/alpaca-vicuna-7b", "vicuna"),
+        ("x/pythia-vicuna", "vicuna"),
+    ],
+)
+def test_a_tuning_wins_over_its_base_of_equal_length(name: str, family: str) -> None:
+    assert registry().recognise(name).family.name == family
 
 
 def test_a_capital_letter_in_a_pattern_makes_its_case_count() -> None:
