@@ -95,7 +95,7 @@ class Supervisor:
         """
         self._ready = {child.name: asyncio.Event() for child in self.children}
         self._tasks = [asyncio.create_task(self._keep(child)) for child in self.children]
-        ready = asyncio.gather(*(event.wait() for event in self._ready.values()))
+        ready = asyncio.create_task(self._all_ready())
         try:
             while not ready.done():
                 await asyncio.wait((ready, *self._tasks), return_when=asyncio.FIRST_COMPLETED)
@@ -105,8 +105,12 @@ class Supervisor:
                         raise FastChatError("A process ended by request while others started.")
         except BaseException:
             ready.cancel()
-            await self.stop()
+            await asyncio.gather(ready, self.stop(), return_exceptions=True)
             raise
+
+    async def _all_ready(self) -> None:
+        for event in self._ready.values():
+            await event.wait()
 
     async def wait(self) -> None:
         """Returns when no child is left that is worth running for.

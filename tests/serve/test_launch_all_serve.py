@@ -1,9 +1,14 @@
 import json
 import os
+import signal
 import socket
+import time
 from pathlib import Path
+from typing import TYPE_CHECKING
 
+import openai
 import pytest
+from real_processes import free_port
 
 from fastchat.errors import UsageError
 from fastchat.serve.launch_all_serve import (
@@ -14,7 +19,11 @@ from fastchat.serve.launch_all_serve import (
     platform,
     summary,
 )
+from fastchat.serve.processes import PidFile, own_processes
 from fastchat.settings import parse
+
+if TYPE_CHECKING:
+    from conftest import Launched
 
 
 def commands(*argv: str) -> dict[str, list[str]]:
@@ -156,3 +165,65 @@ def test_the_curl_line_is_valid_and_asks_a_model_that_is_there() -> None:
     assert "secret" not in text
     assert "http://localhost:8000/v1/chat/completions" in text
     assert "http://127.0.0.1:7860" in text
+
+
+def test_a_platform_answers_heals_and_ends_with_one_ctrl_c(launched: "Launched") -> None:
+    lines = launched.said("Ctrl-C")
+    assert f"API    {launched.urls['server']}/v1" in lines
+    assert "Models echo" in lines
+    client = openai.OpenAI(
+        base_url=f"{launched.urls['server']}/v1", api_key="other", max_retries=0, timeout=10
+    )
+    assert ask(client) == "hi"
+    with pytest.raises(openai.AuthenticationError):
+        ask(client.with_options(api_key="wrong"))
+
+    before = launched.pids()
+    os.kill(before["worker of echo:"], signal.SIGKILL)
+    end = time.monotonic() + 30
+    while launched.pids().get("worker of echo:") in (None, before["worker of echo:"]):
+        assert time.monotonic() < end
+        time.sleep(0.05)
+    while True:
+        try:
+            assert ask(client) == "hi"
+            break
+        except openai.APIError:
+            assert time.monotonic() < end
+            time.sleep(0.1)
+
+    pids = launched.pids()
+    launched.process.send_signal(signal.SIGINT)
+    out, _ = launched.process.communicate(timeout=20)
+    assert launched.process.returncode == 0
+    assert out.endswith("Stopping.\nAll processes have ended.\n")
+    assert {*before.values(), *pids.values()} & set(own_processes()) == set()
+    assert not (launched.log_dir / "launch_all_serve.pid").exists()
+    names = sorted(path.name for path in launched.log_dir.iterdir())
+    assert names[:2] == ["controller.log", "openai_api_server.log"]
+    assert names[2].startswith("worker_echo__localhost_")
+
+
+def test_a_model_that_cannot_be_loaded_ends_the_start_with_the_workers_own_words(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    ports = [str(free_port()) for _ in range(3)]
+    flags = ["--controller-port", ports[0], "--worker-port", ports[1], "--server-port", ports[2]]
+    model = ["--model-path", "echo:nonsense=1"]
+    assert main([*flags, *model, "--no-web", "--log-dir", str(tmp_path)]) == 2
+    error = capfd.readouterr().err.splitlines()
+    assert len(error) == 1
+    assert "'nonsense=1' is no option of the echo engine" in error[0]
+    assert own_processes_of(tmp_path) == []
+
+
+def own_processes_of(log_dir: Path) -> list[int]:
+    """Children recorded in a folder; there are none once the supervisor has ended."""
+    return PidFile(log_dir / "launch_all_serve.pid").pids()
+
+
+def ask(client: openai.OpenAI) -> str | None:
+    answer = client.chat.completions.create(
+        model="echo", messages=[{"role": "user", "content": "hi"}]
+    )
+    return answer.choices[0].message.content
