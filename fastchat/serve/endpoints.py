@@ -58,6 +58,8 @@ class Endpoint:
     """(model, tokens) where known."""
     max_running: int | None = None
     """Requests that it advances together, where known."""
+    has_given_names: bool = False
+    """Its names were given by hand, whatever it lists."""
 
     def context_length(self, model: str) -> int | None:
         """The context of `model` in tokens, where known."""

@@ -66,7 +66,8 @@ async def ask_status(body: Mapping[str, Any], *, timeout_s: float = 5.0) -> Repo
             "give the names by --model-names, or correct the address."
         )
     described = {**body, "check_heart_beat": check, "worker_info": _info(body, cards)}
-    return Report(endpoint=read_endpoint(described, {"model_names": names}))
+    endpoint = read_endpoint(described, {"model_names": names})
+    return Report(endpoint=replace(endpoint, has_given_names=given is not None))
 
 
 async def refresh(endpoint: Endpoint, *, timeout_s: float = 5.0) -> Report:
@@ -78,6 +79,7 @@ async def refresh(endpoint: Endpoint, *, timeout_s: float = 5.0) -> Report:
     body = {
         "worker_name": endpoint.name,
         "check_heart_beat": endpoint.check == "heartbeat",
+        "model_names": list(endpoint.model_names) if endpoint.has_given_names else None,
         "multimodal": endpoint.multimodal,
         "worker_info": {
             "context_length": dict(endpoint.context_lengths),
@@ -105,9 +107,9 @@ def _cards(reply: Any) -> list[dict[str, Any]]:
 def _info(body: Mapping[str, Any], cards: list[dict[str, Any]]) -> dict[str, Any]:
     """The body's worker_info, with the context lengths that the cards tell."""
     info = dict(body.get("worker_info") or {})
-    if not info.get("context_length"):
+    known = info.get("context_length") or {}
+    if isinstance(known, Mapping):
         told = {c["id"]: c.get("context_length") or c.get("max_model_len") for c in cards}
-        info["context_length"] = {
-            name: length for name, length in told.items() if isinstance(length, int) and length > 0
-        }
+        usable = {name: n for name, n in told.items() if isinstance(n, int) and n > 0}
+        info["context_length"] = {**known, **usable}
     return info

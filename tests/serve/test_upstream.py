@@ -6,7 +6,7 @@ import pytest
 from fake_endpoint import FakeEndpoint
 from live import LIMIT_S, until
 
-from fastchat.errors import FastChatError, UnavailableError, UsageError
+from fastchat.errors import UnavailableError, UsageError
 from fastchat.serve.upstream import (
     HIGH_WATER_BYTES,
     MAX_HEAD_BYTES,
