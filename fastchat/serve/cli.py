@@ -12,7 +12,7 @@ import json
 import pprint
 import sys
 import time
-from collections.abc import AsyncGenerator, Callable, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, cast
@@ -28,6 +28,7 @@ from fastchat.model.load import ModelSettings
 from fastchat.serve.chat_io import ChatIO, Show, Style, open_chat_io
 from fastchat.serve.model_worker import open_model
 from fastchat.serve.published_formats import FormatFlags
+from fastchat.serve.sentence_end import to_sentence_end
 from fastchat.settings import Group, alias, run_command
 
 PROG = "python3 -m fastchat.serve.cli"
@@ -259,15 +260,14 @@ class Written:
     seconds: float
 
 
-async def write_reply(engine: Engine, request: GenerationRequest, show: Show) -> Written:
+async def write_reply(chunks: AsyncIterator[Chunk], show: Show) -> Written:
     """The answer, shown as it comes.
 
     Raises:
         FastChatError: the request was refused, or the engine failed.
     """
     text, n_tokens, began = "", 0, time.perf_counter()
-    chunks = cast(AsyncGenerator[Chunk, None], engine.generate(request))
-    async with contextlib.aclosing(chunks):
+    async with contextlib.aclosing(cast(AsyncGenerator[Chunk, None], chunks)):
         async for chunk in chunks:
             if chunk.error is not None:
                 raise chunk.error
@@ -317,7 +317,6 @@ def chat(settings: CliSettings) -> int:
     io = open_chat_io(settings.style, multiline=settings.multiline, mouse=settings.mouse)
     with asyncio.Runner() as runner:
         engine = runner.run(open_model(settings.model, EngineSettings(max_running=1)))
-        write = write_reply
         sampling = SamplingParams(
             temperature=settings.temperature,
             repetition_penalty=settings.repetition_penalty
@@ -328,12 +327,17 @@ def chat(settings: CliSettings) -> int:
             request = GenerationRequest(
                 request_id="chat",
                 messages=tuple(messages),
-                max_tokens=settings.max_new_tokens,
+                max_tokens=room(engine, messages, wanted=settings.max_new_tokens),
                 sampling=sampling,
+            )
+            chunks = (
+                to_sentence_end(engine, request)
+                if settings.judge_sent_end
+                else engine.generate(request)
             )
             # Ctrl-C cancels this run, which closes the engine's stream, and comes out of it
             # as KeyboardInterrupt.
-            written = runner.run(write(engine, request, show))
+            written = runner.run(write_reply(chunks, show))
             if settings.debug:
                 io.notice(debug_text(engine, messages, written))
             return written.text
@@ -355,6 +359,15 @@ def chat(settings: CliSettings) -> int:
         finally:
             runner.run(engine.stop(0.0))
     return 0
+
+
+def room(engine: Engine, messages: Sequence[Message], *, wanted: int) -> int:
+    """Tokens for the answer: as many as wanted, or what the context has left beside the prompt.
+
+    At least one, so that a conversation which fills the context is refused by the engine.
+    """
+    n_prompt = len(engine.tokenize(engine.render(messages)))
+    return max(1, min(wanted, engine.info.context_length - n_prompt))
 
 
 def debug_text(engine: Engine, messages: Sequence[Message], written: Written) -> str:

@@ -17,6 +17,7 @@ from fastchat.serve.cli import (
     check_sampling,
     conversation_for,
     default_penalty,
+    room,
     write_reply,
 )
 from fastchat.serve.model_worker import open_model
@@ -53,17 +54,18 @@ async def answer(settings: QuestionSettings) -> None:
     """
     engine = await open_model(settings.model, EngineSettings(max_running=1))
     try:
+        messages = (Message(role="user", text=settings.message),)
         request = GenerationRequest(
             request_id="question",
-            messages=(Message(role="user", text=settings.message),),
-            max_tokens=settings.max_new_tokens,
+            messages=messages,
+            max_tokens=room(engine, messages, wanted=settings.max_new_tokens),
             sampling=SamplingParams(
                 temperature=settings.temperature,
                 repetition_penalty=settings.repetition_penalty
                 or default_penalty(settings.model.model_path),
             ),
         )
-        written = await write_reply(engine, request, lambda piece: None)
+        written = await write_reply(engine.generate(request), lambda piece: None)
         user, assistant = conversation_for(engine).roles[:2]
         print(f"{user}: {settings.message}")
         print(f"{assistant}: {written.text}")

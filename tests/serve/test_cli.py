@@ -18,7 +18,7 @@ from fastchat.engine.echo import EchoEngine, EchoOptions
 from fastchat.errors import ContextOverflowError, ModelError
 from fastchat.message import Message
 from fastchat.serve.chat_io import END_OF_MESSAGE, ProgrammaticChatIO, Show
-from fastchat.serve.cli import Chat, main, write_reply
+from fastchat.serve.cli import Chat, main, room, write_reply
 
 
 class Script:
@@ -227,7 +227,7 @@ def test_files_that_cannot_be_read_or_written_are_notices(tmp_path: Path) -> Non
 async def test_a_text_without_blanks_is_shown_character_by_character() -> None:
     pieces: list[str] = []
     request = GenerationRequest(request_id="x", messages=(Message(role="user", text="你好世界"),))
-    written = await write_reply(EchoEngine(), request, pieces.append)
+    written = await write_reply(EchoEngine().generate(request), pieces.append)
     assert pieces == ["你", "好", "世", "界"]
     assert (written.text, written.n_tokens) == ("你好世界", 4)
 
@@ -235,12 +235,28 @@ async def test_a_text_without_blanks_is_shown_character_by_character() -> None:
 async def test_leaving_an_answer_ends_it_in_the_engine() -> None:
     engine = EchoEngine(EchoOptions(delay_ms=5))
     request = GenerationRequest(request_id="x", messages=(Message(role="user", text="x" * 1000),))
-    writing = asyncio.create_task(write_reply(engine, request, lambda piece: None))
+    writing = asyncio.create_task(write_reply(engine.generate(request), lambda piece: None))
     await asyncio.sleep(0.05)
     writing.cancel()
     await asyncio.gather(writing, return_exceptions=True)
     assert engine.aborted_total == 1
     assert engine.stats().running == 0
+
+
+def test_an_answer_gets_what_the_context_has_left() -> None:
+    engine = EchoEngine(EchoOptions(context=100))
+    messages = [Message(role="user", text="x" * 50)]
+    n_prompt = len(engine.render(messages))
+    assert room(engine, messages, wanted=10) == 10
+    assert room(engine, messages, wanted=512) == 100 - n_prompt
+    assert room(engine, messages * 2, wanted=512) == 1
+
+
+def test_a_conversation_that_fills_the_context_is_refused_and_can_be_reset() -> None:
+    done = run_cli("--context-len", "60", said=f"{'x' * 30}\nhello\n!!reset\nagain\n")
+    assert done.returncode == 0
+    assert "Shorten the prompt. The question is dropped." in done.stdout
+    assert "Assistant: again" in done.stdout
 
 
 def run_cli(*flags: str, said: str) -> subprocess.CompletedProcess[str]:
