@@ -26,9 +26,9 @@ MAX_PROMPTS = 256
 MAX_CHOICES = 256
 """Over all prompts of a request."""
 MAX_NEW_TOKENS = 1 << 20
-MAX_STOPS = 256
-MAX_STOP_LENGTH = 1024
-MAX_BIASES = 4096
+MAX_STOPS = 64
+MAX_STOP_LENGTH = 1000
+MAX_BIASES = 1024
 MAX_TEXTS = 2048
 DEFAULT_TEMPERATURE = 0.7
 """The published default; OpenAI's own is 1."""

@@ -14,6 +14,8 @@ import orjson
 
 _LOWEST_LOGPROB = -9999.0
 """OpenAI's way to write minus infinity, which JSON cannot."""
+_LONGEST_CHARACTER = 4
+"""Characters that tokens which are only parts of one may have put between two whole tokens."""
 
 
 class Logprob(Protocol):
@@ -78,18 +80,21 @@ def _chat_token(token: str, logprob: float | None) -> dict[str, Any]:
 
 
 def legacy_logprobs(
-    tokens: Sequence[Logprob], *, offset: int = 0, with_top: bool = True
+    tokens: Sequence[Logprob], text: str, *, offset: int = 0, with_top: bool = True
 ) -> dict[str, Any]:
     """The completions form: parallel lists.
 
     Args:
-        offset: characters of this choice before these tokens.
+        text: what the tokens spell. A special token, or a part of a character, is not in it.
+        offset: characters of this choice before `text`.
         with_top: false where no alternatives were asked for.
     """
     offsets: list[int] = []
+    place = 0
     for t in tokens:
-        offsets.append(offset)
-        offset += len(t.token)
+        found = text.find(t.token, place, place + len(t.token) + _LONGEST_CHARACTER)
+        offsets.append(offset + max(place, found))
+        place = place if found < 0 else found + len(t.token)
     return {
         "tokens": [t.token for t in tokens],
         "token_logprobs": [_finite(t.logprob) for t in tokens],
@@ -153,8 +158,8 @@ class CompletionStream:
     def piece(self, index: int, text: str, logprobs: Sequence[Logprob] | None = None) -> bytes:
         if logprobs is not None:
             offset = self._offsets.get(index, 0)
-            self._offsets[index] = offset + sum(len(t.token) for t in logprobs)
-            lists = legacy_logprobs(logprobs, offset=offset, with_top=self._with_top)
+            self._offsets[index] = offset + len(text)
+            lists = legacy_logprobs(logprobs, text, offset=offset, with_top=self._with_top)
             return self._shape.event(index, {"text": text, "logprobs": lists})
         head = self._pieces.get(index)
         if head is None:

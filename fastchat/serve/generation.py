@@ -41,7 +41,7 @@ def chat_request(
         request_id=request_id,
         messages=messages or None,
         prompt=body.raw_prompt,
-        max_tokens=_within(body.token_limit, info),
+        max_tokens=body.token_limit,
         n=body.n,
         sampling=sampling_params(body, seed),
         stop=tuple(body.stop),
@@ -62,7 +62,7 @@ def completion_requests(
         GenerationRequest(
             request_id=f"{request_id}-{number}",
             prompt=prompt,
-            max_tokens=max(_within(body.max_tokens, info) or 0, 1),
+            max_tokens=max(body.max_tokens, 1),
             n=body.width,
             sampling=sampling_params(body, seed),
             stop=tuple(body.stop),
@@ -103,10 +103,6 @@ def check_size(size: int, info: EngineInfo, *, param: str) -> None:
         )
 
 
-def _within(limit: int | None, info: EngineInfo) -> int | None:
-    return None if limit is None else min(limit, info.context_length)
-
-
 async def run(
     engine: Engine, requests: Sequence[GenerationRequest]
 ) -> AsyncGenerator[tuple[int, Chunk]]:
@@ -120,19 +116,37 @@ async def run(
         UnavailableError: the engine stops.
     """
     if len(requests) == 1:
-        async with _closing(engine.generate(requests[0])) as chunks:
+        async with aclosing(_shortened(engine, requests[0])) as chunks:
             async for chunk in chunks:
                 yield chunk.index, _sound(chunk)
         return
     bases = [i * requests[0].n for i in range(len(requests))]
-    async with aclosing(_merged([engine.generate(r) for r in requests])) as merged:
+    async with aclosing(_merged([_shortened(engine, r) for r in requests])) as merged:
         async for source, chunk in merged:
             yield bases[source] + chunk.index, _sound(chunk)
 
 
-def _closing(source: AsyncIterator[T]) -> aclosing[AsyncGenerator[T]]:
+async def _shortened(engine: Engine, request: GenerationRequest) -> AsyncGenerator[Chunk]:
+    """The engine's chunks; an answer that may be longer than the context has room for is
+    shortened, as published, and only a prompt that leaves no room at all is refused.
+    """
+    try:
+        async with _closing(engine.generate(request)) as chunks:
+            async for chunk in chunks:
+                yield chunk
+        return
+    except ContextOverflowError:
+        if request.max_tokens is None or request.truncate_prompt:
+            raise
+    whole_room = replace(request, max_tokens=None)
+    async with _closing(engine.generate(whole_room)) as chunks:
+        async for chunk in chunks:
+            yield chunk
+
+
+def _closing(source: AsyncIterator[Chunk]) -> aclosing[AsyncGenerator[Chunk]]:
     """Closes `source`, an engine's generator, at the end of the block."""
-    return aclosing(cast(AsyncGenerator[T], source))
+    return aclosing(cast(AsyncGenerator[Chunk], source))
 
 
 def _sound(chunk: Chunk) -> Chunk:
@@ -144,13 +158,13 @@ def _sound(chunk: Chunk) -> Chunk:
     return chunk
 
 
-async def _merged(sources: Sequence[AsyncIterator[T]]) -> AsyncGenerator[tuple[int, T]]:
+async def _merged(sources: Sequence[AsyncGenerator[T]]) -> AsyncGenerator[tuple[int, T]]:
     """Items of all sources in the order they come, each with its source's number."""
     queue: asyncio.Queue[tuple[int, T | BaseException | None]] = asyncio.Queue(_MERGE_QUEUE)
 
-    async def feed(number: int, source: AsyncIterator[T]) -> None:
+    async def feed(number: int, source: AsyncGenerator[T]) -> None:
         try:
-            async with _closing(source) as items:
+            async with aclosing(source) as items:
                 async for item in items:
                     await queue.put((number, item))
         except Exception as error:
@@ -261,7 +275,7 @@ async def stream_events(
             if answer is None:
                 answer = unsent[index] = Answer()
             answer.text += chunk.text
-            answer.n_tokens += len(chunk.token_ids)
+            answer.n_tokens += len(chunk.token_ids) or 1  # some engines tell no ids
             if with_logprobs:
                 answer.logprobs += chunk.logprobs
             reason = chunk.finish_reason

@@ -17,6 +17,7 @@ from pydantic import BeforeValidator, Field
 from starlette.requests import Request
 from starlette.responses import Response
 
+from fastchat.conversation import Conversation
 from fastchat.engine.base import Engine, GenerationRequest, SamplingParams, TokenLogprob
 from fastchat.errors import UnknownModelError, UsageError
 from fastchat.families.registry import registry
@@ -40,7 +41,6 @@ from fastchat.serve.asgi import (
     unless_gone,
 )
 from fastchat.serve.generation import check_size, run
-from fastchat.template import Template
 
 if TYPE_CHECKING:
     from fastchat.serve.worker import Worker
@@ -157,7 +157,7 @@ class PublishedRoutes:
 
     async def get_conv_template(self, request: Request) -> Response:
         body = parse(PublishedBody, await _fields(request))
-        return json_response({"conv": conversation_fields(template_of(self._engine(body.model)))})
+        return json_response({"conv": conversation_of(self._engine(body.model)).to_published()})
 
     async def model_details(self, request: Request) -> Response:
         body = parse(PublishedBody, await _fields(request))
@@ -209,7 +209,11 @@ class PublishedRoutes:
         interval = self._worker.settings.stream_interval
         is_delta = body.stream_mode == "delta"
         n_prompt = len(await tokenized(engine, body.prompt))
-        wanted = _generation_request(body, seed=self._worker.settings.seed)
+        wanted = _generation_request(
+            body,
+            _room(body, n_prompt, engine.info.context_length),
+            seed=self._worker.settings.seed,
+        )
         text = ""
         logprobs: list[TokenLogprob] = []
         n_generated = n_unsent = offset = first_logprob = 0
@@ -227,59 +231,44 @@ class PublishedRoutes:
                     len(text) == offset or (has_begun and n_unsent < interval)
                 ):
                     continue
-                shown = logprobs[first_logprob:] if is_delta else logprobs
                 start = offset if is_delta else 0
+                shown = logprobs[first_logprob:] if is_delta else logprobs
+                lists = legacy_logprobs(shown, text[start:], offset=start)
                 yield {
-                    "text": text[offset:] if is_delta else text,
+                    "text": text[start:],
                     "error_code": 0,
                     "usage": _usage(n_prompt, n_generated),
                     "finish_reason": chunk.finish_reason,
-                    "logprobs": None
-                    if wanted.logprobs is None
-                    else legacy_logprobs(shown, offset=start),
+                    "logprobs": None if wanted.logprobs is None else lists,
                     **({"offset": offset} if is_delta else {}),
                 }
                 has_begun, n_unsent = True, 0
                 offset, first_logprob = len(text), len(logprobs)
 
 
-def template_of(engine: Engine) -> Template:
-    """The template an outside client should write its prompts in."""
+def conversation_of(engine: Engine) -> Conversation:
+    """An empty conversation in the template an outside client should write its prompts in."""
     name = engine.info.template
     known = registry()
     if name not in known.template_names:
         name = known.recognise(engine.info.model_path).serving_template
-    return known.template(name)
+    return Conversation.from_template(known.template(name))
 
 
-def conversation_fields(template: Template) -> dict[str, Any]:
-    """`template` as the published description of an empty conversation."""
-    roles = template.published.roles
-    side = {"user": roles[0], "assistant": roles[1]}
-    messages = [[side[m.role], m.text] for m in template.example_messages]
-    stop = list(template.stop)
-    return {
-        "name": template.name,
-        "system_template": template.published.system_template,
-        "system_message": template.system_message,
-        "system_message_vision": template.system_message_vision,
-        "roles": list(roles),
-        "messages": messages,
-        "offset": len(messages),
-        "sep_style": template.published.sep_style,
-        "sep": template.published.sep,
-        "sep2": template.published.sep2,
-        "stop_str": stop[0] if len(stop) == 1 else stop or None,
-        "stop_token_ids": list(template.stop_token_ids) or None,
-        "max_image_size_mb": template.published.max_image_size_mb,
-    }
+def _room(body: GenerateBody, n_prompt: int, context: int) -> int:
+    """New tokens that may be asked for, so that a prompt cut to fit keeps half the context."""
+    if n_prompt + body.max_new_tokens <= context:
+        return body.max_new_tokens
+    return min(body.max_new_tokens, max(context // 2, 1))
 
 
-def _generation_request(body: GenerateBody, *, seed: int | None) -> GenerationRequest:
+def _generation_request(
+    body: GenerateBody, max_tokens: int, *, seed: int | None
+) -> GenerationRequest:
     return GenerationRequest(
         request_id=new_id("worker"),
         prompt=body.prompt,
-        max_tokens=body.max_new_tokens,
+        max_tokens=max_tokens,
         sampling=SamplingParams(
             temperature=body.temperature,
             top_p=body.top_p,

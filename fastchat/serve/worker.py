@@ -465,7 +465,7 @@ def _best(answers: Sequence[Answer], *, width: int, keep: int) -> list[Answer]:
 def _completion_choice(index: int, answer: Answer, logprobs: int | None) -> dict[str, Any]:
     lists = None
     if logprobs is not None:
-        lists = legacy_logprobs(answer.logprobs, with_top=logprobs > 0)
+        lists = legacy_logprobs(answer.logprobs, answer.text, with_top=logprobs > 0)
     return completion_choice(index, answer.text, answer.finish_reason, lists)
 
 
