@@ -83,6 +83,8 @@ async def register(settings: RegisterSettings) -> None:
             f"No controller answers at {settings.controller_address} ({error.message}); "
             "start it first, or correct --controller-address."
         ) from None
+    if status == 200 and reply is not None:
+        raise UsageError(f"{settings.controller_address} does not answer like a controller.")
     if status != 200:
         reason = reply.get("message") if isinstance(reply, dict) else None
         raise UsageError(f"The controller refused ({status}): {reason or 'it gave no reason.'}")
