@@ -108,7 +108,7 @@ class Linear8bit(nn.Module):
 
 def loading_arguments() -> dict[str, Any]:
     """Arguments of `from_pretrained` that quantize each linear weight as it is read."""
-    return {"quantization_config": Config8bit(METHOD)}
+    return {"quantization_config": Config8bit()}  # pyright: ignore[reportCallIssue]  # transformers' decorator hides the signature
 
 
 def offloading_arguments() -> dict[str, Any]:
@@ -124,10 +124,8 @@ def offloading_arguments() -> dict[str, Any]:
 class Config8bit(QuantizationConfigMixin):
     """Tells transformers to quantize by this scheme."""
 
-    quant_method: Any = METHOD
-
-    def __init__(self, quant_method: str = METHOD) -> None:
-        self.quant_method = quant_method
+    def __init__(self) -> None:
+        self.quant_method: Any = METHOD
 
 
 @register_quantizer(METHOD)

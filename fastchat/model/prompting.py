@@ -42,6 +42,8 @@ class Prompting:
     """The text of a conversation, with the slot for the answer open."""
     template: Template | None
     """The template, where the format is one of ours; its stops apply then."""
+    lead: str = ""
+    """Blanks that the format writes between the slot and an answer; no part of the answer."""
 
     @property
     def writes_special_tokens(self) -> bool:
@@ -89,7 +91,11 @@ def from_template(template: Template) -> Prompting:
     def render(messages: Sequence[Message]) -> str:
         return template.prompt(messages, now=datetime.now())
 
-    return Prompting(name=template.name, render=render, template=template)
+    lead = template.assistant[0].removeprefix(template.open)
+    is_blank = template.layout != "joined" and not lead.strip()
+    return Prompting(
+        name=template.name, render=render, template=template, lead=lead if is_blank else ""
+    )
 
 
 def from_jinja(tokenizer: Any, source: str | None, *, name: str) -> Prompting:
@@ -99,13 +105,13 @@ def from_jinja(tokenizer: Any, source: str | None, *, name: str) -> Prompting:
     without end over a range.
     """
 
-    def render(messages: Sequence[Message]) -> str:
+    def render(messages: Sequence[Message], is_open: bool = True) -> str:
         from jinja2 import TemplateError
 
         turns = [{"role": message.role, "content": message.text} for message in messages]
         try:
             return tokenizer.apply_chat_template(
-                turns, chat_template=source, tokenize=False, add_generation_prompt=True
+                turns, chat_template=source, tokenize=False, add_generation_prompt=is_open
             )
         except (TemplateError, OverflowError, TypeError, ValueError, KeyError) as error:
             reason = str(error).splitlines()[0] if str(error) else type(error).__name__
@@ -114,7 +120,18 @@ def from_jinja(tokenizer: Any, source: str | None, *, name: str) -> Prompting:
                 param="messages",
             ) from error
 
-    return Prompting(name=name, render=render, template=None)
+    return Prompting(name=name, render=render, template=None, lead=_lead(render))
+
+
+def _lead(render: Callable[[Sequence[Message], bool], str]) -> str:
+    """The blanks that a chat template writes between the open slot and an answer."""
+    try:
+        asked, answered = render(SAMPLE[:1], True), render(SAMPLE[:2], False)
+    except UsageError:
+        return ""
+    before, answer, _ = answered.removeprefix(asked).partition(SAMPLE[1].text)
+    is_blank = answered.startswith(asked) and answer and not before.strip()
+    return before if is_blank else ""
 
 
 def encode(tokenizer: Any, text: str, *, add_special_tokens: bool) -> list[int]:

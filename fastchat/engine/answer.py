@@ -1,0 +1,115 @@
+"""One answer in the making: ids in, chunks out. What every engine over a tokenizer shares."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from fastchat.engine.base import Chunk, FinishReason, GenerationRequest, TokenLogprob, Usage
+from fastchat.engine.detokenize import Detokenizer, token_text
+from fastchat.engine.sampling import RawLogprob
+from fastchat.engine.stopping import Stopping
+from fastchat.engine.validate import Checked
+
+if TYPE_CHECKING:
+    from fastchat.model.load import LoadedModel
+
+
+class Answer:
+    """One of a request's choices: its text, where it stops, and what has been sent of it."""
+
+    def __init__(
+        self, request: GenerationRequest, ready: Checked, loaded: LoadedModel, *, index: int
+    ) -> None:
+        self.request = request
+        self.prompt_ids = ready.prompt_ids
+        self.max_tokens = ready.max_tokens
+        self.index = index
+        self.token_ids: list[int] = []
+        """All that was generated, an end token included."""
+        self.text = ""
+        """New text that no chunk has carried."""
+        self._loaded = loaded
+        self._n_sent = 0
+        self._logprobs: list[TokenLogprob] = []
+        is_chat = request.messages is not None
+        # The blank between the slot and an answer belongs to the prompt format, not to the answer.
+        self._lead = loaded.prompting.lead if is_chat else ""
+        self._detokenizer = Detokenizer(loaded.tokenizer, ready.prompt_ids)
+        stop, stop_ids = request.stop, set(request.stop_token_ids)
+        if not request.ignore_eos:
+            stop_ids |= loaded.eos_token_ids
+            stop = (*stop, *loaded.stop) if is_chat else stop
+        self._stopping = Stopping(stop, stop_ids)
+
+    def accept(self, token_id: int, logprob: RawLogprob | None = None) -> FinishReason | None:
+        """Takes the next token; gives the reason if the answer ends with it."""
+        self.token_ids.append(token_id)
+        if self._stopping.ends_at(token_id):
+            return "stop"
+        if logprob is not None:
+            self._logprobs.append(named(logprob, self._loaded))
+        if text := self._detokenizer.push((token_id,)):
+            self.text += self._stopping.feed(self._without_lead(text))
+        if self._stopping.ended:
+            return "stop"
+        return "length" if len(self.token_ids) >= self.max_tokens else None
+
+    def take_chunk(self) -> Chunk:
+        """All that no chunk has carried yet."""
+        chunk = Chunk(
+            index=self.index,
+            text=self.text,
+            token_ids=tuple(self.token_ids[self._n_sent :]),
+            logprobs=tuple(self._logprobs),
+        )
+        self.text = ""
+        self._n_sent = len(self.token_ids)
+        self._logprobs.clear()
+        return chunk
+
+    def last_chunk(
+        self,
+        reason: FinishReason,
+        *,
+        error: Exception | None = None,
+        cached_tokens: int = 0,
+    ) -> Chunk:
+        """The rest, with the count of tokens."""
+        self.text += self._stopping.feed(self._without_lead(self._detokenizer.flush()))
+        self.text += self._stopping.flush()
+        rest = self.take_chunk()
+        return Chunk(
+            index=rest.index,
+            text=rest.text,
+            token_ids=rest.token_ids,
+            logprobs=rest.logprobs,
+            finish_reason=reason,
+            usage=Usage(
+                prompt_tokens=len(self.prompt_ids),
+                completion_tokens=len(self.token_ids),
+                cached_tokens=cached_tokens,
+            ),
+            error=error,
+        )
+
+    def prompt_chunk(self, logprobs: list[RawLogprob] | None = None) -> Chunk:
+        """The echoed prompt; `logprobs` are those of its tokens from the second on."""
+        text = self._loaded.tokenizer.decode(list(self.prompt_ids), skip_special_tokens=True)
+        tokens: tuple[TokenLogprob, ...] = ()
+        if logprobs is not None:
+            first = self.prompt_ids[0]
+            start = TokenLogprob(token_text(self._loaded.tokenizer, first), first, None)
+            tokens = (start, *(named(raw, self._loaded) for raw in logprobs))
+        return Chunk(index=self.index, text=text, logprobs=tokens)
+
+    def _without_lead(self, text: str) -> str:
+        """The text without what stands between the slot and an answer, at the very start."""
+        if not self._lead or not text:
+            return text
+        lead, self._lead = self._lead, ""
+        return text.removeprefix(lead)
+
+
+def named(raw: RawLogprob, loaded: LoadedModel) -> TokenLogprob:
+    """The log-probabilities of a token with the texts of this model's vocabulary."""
+    return raw.named(lambda token_id: token_text(loaded.tokenizer, token_id))
