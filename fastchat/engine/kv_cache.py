@@ -131,6 +131,8 @@ class KVCache:
                 "lower --max-cached-tokens."
             ) from error
         self._regions = Regions(self.budget)
+        self._clean = 0
+        """Tokens from the start of the pool that hold numbers: the rest was never touched."""
         self._finished: dict[CachedText, None] = {}
         """Least recently used first."""
         self._holders: dict[int, dict[CachedText, None]] = {}
@@ -206,7 +208,11 @@ class KVCache:
         return True
 
     def close(self, text: CachedText, *, keep: bool) -> None:
-        """Ends a live text; kept, its region stays for reuse until the room is needed."""
+        """Ends a live text; kept, its region stays for reuse until the room is needed.
+
+        What is not kept is wiped: it may be damaged, and a batch of rows reads what lies behind
+        a shorter row's end. That is masked, but not-a-number would come through a mask.
+        """
         text.is_live = False
         if keep and text.n_computed >= BLOCK:
             text.tokens = text.tokens[: text.n_computed]
@@ -214,13 +220,13 @@ class KVCache:
             self._finished[text] = None
         else:
             self._forget(text)
+            self._wipe(text.region)
             self._regions.release(text.region)
 
     def clear(self) -> None:
         """Forgets all finished texts; their contents may be damaged after a failed step."""
         for text in list(self._finished):
-            self._forget(text)
-            self._regions.release(text.region)
+            self.close(text, keep=False)
 
     def _size(self, n_tokens: int) -> int:
         """The region size for `n_tokens`: four sizes to each doubling."""
@@ -243,6 +249,9 @@ class KVCache:
                 return None
             self._forget(oldest)
             self._regions.release(oldest.region)
+        if (end := region.start + region.size) > self._clean:
+            self._wipe(Region(self._clean, end - self._clean))
+            self._clean = end
         return region
 
     def _remember(self, text: CachedText) -> None:
@@ -262,6 +271,11 @@ class KVCache:
             if not holders:
                 self._holders.pop(chain, None)
         text.hashes = []
+
+    def _wipe(self, region: Region) -> None:
+        for i, shape in self.shapes.items():
+            for pool, dim in ((self.keys[i], shape.key_dim), (self.values[i], shape.value_dim)):
+                region_view(pool, region, heads=shape.kv_heads, dim=dim).zero_()
 
     def _copy(self, source: Region, target: Region, n_tokens: int) -> None:
         if not n_tokens:
