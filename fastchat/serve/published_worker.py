@@ -117,25 +117,25 @@ class PublishedRoutes:
         self._worker = worker
 
     async def generate_stream(self, request: Request) -> Response:
-        body = parse(GenerateBody, await _fields(request))
+        body = parse(GenerateBody, await read_fields(request))
         return EventStream(
             self._frames(body),
             media_type="application/octet-stream",
             keepalive=None,
-            failure=_error_frame,
+            failure=error_frame,
         )
 
     async def generate(self, request: Request) -> Response:
-        body = parse(GenerateBody, await _fields(request))
+        body = parse(GenerateBody, await read_fields(request))
         return json_response(await unless_gone(request, self._last(body)))
 
     async def get_embeddings(self, request: Request) -> Response:
         try:
-            body = parse(EmbeddingsBody, await _fields(request))
+            body = parse(EmbeddingsBody, await read_fields(request))
             engine = self._engine(body.model)
             found = await self._worker.embedded(request, engine, body.input)
         except Exception as error:
-            return json_response(_error_object(error))
+            return json_response(error_object(error))
         vectors = np.asarray(found.vectors, dtype="<f4")
         if body.encoding_format == "base64":
             embedding: Any = [base64.b64encode(v.tobytes()).decode() for v in vectors]
@@ -149,18 +149,18 @@ class PublishedRoutes:
     async def count_token(self, request: Request) -> Response:
         from fastchat.serve.worker import tokenized
 
-        body = parse(PromptBody, await _fields(request))
+        body = parse(PromptBody, await read_fields(request))
         engine = self._engine(body.model)
         check_size(len(body.prompt), engine.info, param="prompt")
         ids = await tokenized(engine, body.prompt)
         return json_response({"count": len(ids), "error_code": 0})
 
     async def get_conv_template(self, request: Request) -> Response:
-        body = parse(PublishedBody, await _fields(request))
+        body = parse(PublishedBody, await read_fields(request))
         return json_response({"conv": conversation_of(self._engine(body.model)).to_published()})
 
     async def model_details(self, request: Request) -> Response:
-        body = parse(PublishedBody, await _fields(request))
+        body = parse(PublishedBody, await read_fields(request))
         return json_response({"context_length": self._engine(body.model).info.context_length})
 
     def _engine(self, model: str) -> Engine:
@@ -196,7 +196,7 @@ class PublishedRoutes:
                     async for value in objects:
                         yield value
         except Exception as error:
-            yield _error_object(error)
+            yield error_object(error)
 
     async def _generated(
         self, engine: Engine, body: GenerateBody
@@ -233,13 +233,15 @@ class PublishedRoutes:
                     continue
                 start = offset if is_delta else 0
                 shown = logprobs[first_logprob:] if is_delta else logprobs
-                lists = legacy_logprobs(shown, text[start:], offset=start)
+                lists = None
+                if wanted.logprobs is not None:
+                    lists = legacy_logprobs(shown, text[start:], offset=start)
                 yield {
                     "text": text[start:],
                     "error_code": 0,
                     "usage": _usage(n_prompt, n_generated),
                     "finish_reason": chunk.finish_reason,
-                    "logprobs": None if wanted.logprobs is None else lists,
+                    "logprobs": lists,
                     **({"offset": offset} if is_delta else {}),
                 }
                 has_begun, n_unsent = True, 0
@@ -294,7 +296,8 @@ def _usage(prompt: int, completion: int) -> dict[str, int]:
     }
 
 
-def _error_object(error: BaseException) -> dict[str, Any]:
+def error_object(error: BaseException) -> dict[str, Any]:
+    """A failure in the published form."""
     shown = public_error(error)
     if shown is not error:
         log.error("request failed", exc_info=error)
@@ -302,11 +305,12 @@ def _error_object(error: BaseException) -> dict[str, Any]:
     return {"text": text, "error_code": int(shown.error_code)}
 
 
-def _error_frame(error: BaseException) -> bytes:
-    return orjson.dumps(_error_object(error)) + b"\0"
+def error_frame(error: BaseException) -> bytes:
+    """A failure as the last part of a stream."""
+    return orjson.dumps(error_object(error)) + b"\0"
 
 
-async def _fields(request: Request) -> dict[str, Any]:
+async def read_fields(request: Request) -> dict[str, Any]:
     """The JSON object of the body; no body is an empty one."""
     body = await read_body(request, _MAX_BODY_BYTES)
     return parse_json_object(body) if body else {}
