@@ -71,7 +71,6 @@ class Chat:
                 label=words.model,
                 container=False,
                 filterable=False,
-                allow_custom_value=True,  # the server of the models says what is known, not we
                 interactive=True,
                 elem_classes="picker",
             )
@@ -194,9 +193,10 @@ class Chat:
             self.refresh,
             [it.listed, it.model, it.max_tokens],
             found,
+            api_name="models",
             trigger_mode="once",
             **quick,
-            **hidden,
+            **callable_,
         )
         page.unload(self.leave)
 
@@ -212,6 +212,7 @@ class Chat:
     ) -> AsyncIterator[list[Any]]:
         """Sends what stands in the message box."""
         sampling = Sampling(temperature=temperature, top_p=top_p, max_tokens=int(max_tokens))
+        model = model or await self._first_model()  # quicker than the first listing of the page
         panes = self.panes.send(pane, text, model=model, sampling=sampling, key=key_of(request))
         async for update in updates(panes):
             yield update
@@ -294,6 +295,11 @@ class Chat:
                 examples=[{"text": text} for text in self.texts.chat.suggestions] if names else [],
             ),
         ]
+
+    async def _first_model(self) -> str | None:
+        """The model that a page begins with, if any is up."""
+        models = (await self.panes.directory.listing()).models
+        return models[0].name if models else None
 
     def _hint(self, model: str | None) -> dict[str, Any]:
         """The message box with what it asks for."""

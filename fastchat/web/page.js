@@ -14,12 +14,13 @@
     show();
     // The library sets its own idea of the theme while it mounts; ours is the last word.
     const mounted = new MutationObserver(() => {
-      if (document.querySelector("[data-theme-switch]")) { mounted.disconnect(); show(); }
+      if (!document.querySelector("[data-theme-switch]")) return;
+      mounted.disconnect();
+      show();
+      document.getElementById("terms")?.showModal();
     });
     mounted.observe(document.body, { childList: true, subtree: true });
     system.addEventListener("change", show);
-    const terms = document.getElementById("terms");
-    if (terms) terms.showModal();
   };
   document.addEventListener("click", (event) => {
     if (!event.target.closest?.("[data-theme-switch]")) return;

@@ -78,9 +78,11 @@ class Guard:
         self.hosts = {host.lower() for host in hosts}
         self.any_host = any_host
         self._requests: set[asyncio.Task[Any]] = set()
+        self._ending = False
 
     async def end_streams(self) -> None:
         """Ends the event streams of open pages, which would hold up a shutdown."""
+        self._ending = True
         for request in self._requests:
             request.cancel()
 
@@ -95,16 +97,25 @@ class Guard:
             await PlainTextResponse(text, status, HEADERS)(scope, receive, send)
             return
 
+        streaming = False
+
         async def send_with_headers(message: Message) -> None:
+            nonlocal streaming
             if message["type"] == "http.response.start":
                 MutableHeaders(scope=message).update(HEADERS)
             await send(message)
+            streaming = message.get("more_body", False)
 
         request = asyncio.current_task()
         assert request is not None
         self._requests.add(request)
         try:
             await self.app(scope, receive, send_with_headers)
+        except asyncio.CancelledError:
+            if not self._ending:
+                raise
+            if streaming:
+                await send({"type": "http.response.body", "body": b""})
         finally:
             self._requests.discard(request)
 

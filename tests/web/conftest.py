@@ -4,6 +4,7 @@ import asyncio
 import json
 import socket
 import threading
+import time
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -78,6 +79,14 @@ class FakeOpenAI:
         self._loop.call_soon_threadsafe(self._loop.stop)
         self._thread.join(10)
         self._loop.close()
+
+    def wait_until(self, happened: Callable[[], bool]) -> None:
+        """Returns when `happened`; fails when it does not for a long time."""
+        for _ in range(400):
+            if happened():
+                return
+            time.sleep(0.05)
+        raise AssertionError(f"it did not happen: {self.requests=} {self.given_up=} {self.open=}")
 
     async def _start(self) -> None:
         app = web.Application()
@@ -229,8 +238,10 @@ def serve_page() -> Iterator[Callable[..., str]]:
         made = threading.Event()
 
         async def main() -> None:  # the library wants a running loop while the page is built
-            servers.append(Server(PageSettings(**settings)))
-            made.set()
+            try:
+                servers.append(Server(PageSettings(**settings)))
+            finally:
+                made.set()
             await servers[-1].serve(sockets)
 
         threads.append(threading.Thread(target=asyncio.run, args=(main(),), daemon=True))

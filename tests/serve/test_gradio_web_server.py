@@ -1,0 +1,133 @@
+"""The command that serves the page."""
+
+import os
+import re
+import signal
+import socket
+import subprocess
+import sys
+import urllib.request
+from pathlib import Path
+
+import pytest
+
+from fastchat.errors import UsageError
+from fastchat.serve import gradio_web_server
+from fastchat.serve.gradio_web_server import WebSettings, bind_page, main, read_page_settings
+from fastchat.settings import parse
+
+
+def settings(*argv: str) -> WebSettings:
+    return parse(WebSettings, argv, prog="web")
+
+
+def test_help_answers_without_the_heavy_libraries() -> None:
+    code = (
+        "import sys; from fastchat.serve import gradio_web_server as web\n"
+        "try: web.main(['--help'])\n"
+        "except SystemExit: pass\n"
+        "heavy = {'gradio', 'openai', 'fastapi', 'torch', 'pandas'} & set(sys.modules)\n"
+        "assert not heavy, heavy"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
+    assert done.returncode == 0, done.stderr
+    assert "--controller-url" in done.stdout
+
+
+def test_published_flags_and_their_short_forms() -> None:
+    given = settings("--controller", "http://c:1", "--concurrency", "3", "--show-terms", "--share")
+    assert given.controller_url == "http://c:1"
+    assert (given.concurrency_count, given.show_terms_of_use, given.share) == (3, True, True)
+    assert settings("--model_list_mode", "once").model_list_mode == "once"
+    default = settings()
+    assert (default.host, default.port) == ("127.0.0.1", None)
+    assert default.controller_url == "http://localhost:21001"
+
+
+def test_addresses_and_limits_come_from_the_environment_too(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("FASTCHAT_API_URL", "http://gateway:8000/v1")
+    monkeypatch.setenv("FASTCHAT_API_KEY", "secret")
+    monkeypatch.setenv("FASTCHAT_INPUT_CHAR_LEN_LIMIT", "7")
+    monkeypatch.setenv("FASTCHAT_WORKER_API_TIMEOUT", "8")
+    page = read_page_settings(settings())
+    assert (page.source.api_url, page.source.api_key) == ("http://gateway:8000/v1", "secret")
+    assert (page.message_limit, page.source.timeout_s) == (7, 8.0)
+
+
+@pytest.mark.parametrize(
+    ("argv", "complaint"),
+    [
+        (["--moderate"], "--moderate is not built yet"),
+        (["--register", "endpoints.json"], "--register-api-endpoint-file is not built yet"),
+        (["--use-remote-storage"], "--use-remote-storage is not built yet"),
+        (["--api-url", "localhost:8000"], "--api-url 'localhost:8000'"),
+        (["--controller-url", "ftp://c"], "--controller-url 'ftp://c'"),
+        (["--concurrency-count", "0"], "--concurrency-count 0"),
+        (["--gradio-auth-path", "/nowhere"], "--gradio-auth-path /nowhere"),
+    ],
+)
+def test_what_cannot_work_is_one_clear_line(
+    argv: list[str], complaint: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(argv) == 2
+    lines = capsys.readouterr().err.splitlines()
+    assert len(lines) == 1
+    assert complaint in lines[0]
+
+
+def test_names_are_checked_on_a_local_page_only() -> None:
+    assert read_page_settings(settings()).any_host is False
+    assert read_page_settings(settings("--host", "localhost")).any_host is False
+    assert read_page_settings(settings("--host", "0.0.0.0")).any_host is True
+    assert read_page_settings(settings("--share")).any_host is True
+    assert read_page_settings(settings("--allowed-hosts", "a.b,c")).hosts == ("a.b", "c")
+
+
+def test_no_controller_is_asked_when_its_address_is_empty() -> None:
+    assert read_page_settings(settings("--controller-url", "")).source.controller_url == ""
+
+
+def test_the_first_free_port_is_taken(monkeypatch: pytest.MonkeyPatch) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        monkeypatch.setattr(gradio_web_server, "FIRST_PORT", port)
+        monkeypatch.setattr(gradio_web_server, "LAST_PORT", port + 20)
+        sockets = bind_page("127.0.0.1", None)
+        assert port < sockets[0].getsockname()[1] <= port + 20
+        for found in sockets:
+            found.close()
+        with pytest.raises(UsageError, match=str(port)):
+            bind_page("127.0.0.1", port)
+
+
+@pytest.mark.slow
+def test_the_command_serves_the_page_and_ends_at_once(root: Path) -> None:
+    argv = ["--port", "0", "--api-url", "http://127.0.0.1:9/v1"]
+    process = subprocess.Popen(
+        [sys.executable, "fastchat/serve/gradio_web_server.py", *argv],
+        cwd=root,
+        stderr=subprocess.PIPE,
+        text=True,
+        env={**os.environ, "PYTHONPATH": str(root)},
+    )
+    try:
+        assert process.stderr is not None
+        address = ""
+        for line in process.stderr:
+            if found := re.search(r"Uvicorn running on (http://127\.0\.0\.1:\d+)", line):
+                address = found[1]
+                break
+        with urllib.request.urlopen(address, timeout=20) as reply:
+            assert b'"title":"FastChat"' in reply.read()
+        beat = urllib.request.urlopen(f"{address}/gradio_api/heartbeat/abc", timeout=20)
+        assert beat.readline().startswith(b"data:"), "an open page does not hold up the end"
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(8) == 0
+        assert "Traceback" not in process.stderr.read()
+        beat.close()
+    finally:
+        process.kill()
+        process.wait()
+        process.stderr.close()

@@ -1,0 +1,269 @@
+"""The page in a real browser: what a person sees and does."""
+
+import re
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from fastchat.web.models import Source
+from fastchat.web.texts import load_texts
+
+pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("browser")]
+
+CHROMIUM = Path("/usr/bin/chromium")
+ARGUMENTS = [
+    "--no-sandbox",
+    "--disable-gpu",
+    "--disable-quic",
+    "--no-first-run",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--disable-sync",
+]
+BOX = ".message textarea"
+TEXTS = load_texts()
+
+
+class Reader:
+    """A person at the page, who also looks into the network log."""
+
+    def __init__(self, context: Any, url: str) -> None:
+        from playwright.sync_api import expect
+
+        self.expect = expect
+        self.tab = context.new_page()
+        self.requests: list[str] = []
+        self.failures: list[str] = []
+        self.tab.on("request", lambda request: self.requests.append(request.url))
+        self.tab.on("pageerror", lambda error: self.failures.append(str(error)))
+        self.url = url
+        self.tab.goto(url)
+        self.see(self.tab.locator(BOX))
+
+    def see(self, what: Any) -> None:
+        self.expect(what).to_be_visible(timeout=20_000)
+
+    def say(self, text: str) -> None:
+        self.tab.fill(BOX, text)
+        self.tab.press(BOX, "Enter")
+
+    @property
+    def answers(self) -> Any:
+        return self.tab.locator(".message.bot")
+
+    def wait_for_answer(self, text: str | re.Pattern[str]) -> None:
+        self.expect(self.answers.last).to_contain_text(text, timeout=20_000)
+
+    def wait_until_done(self) -> None:
+        self.see(self.tab.locator(".submit-button"))
+
+    def button(self, name: str) -> Any:
+        return self.tab.locator(".actions").get_by_role("button", name=name)
+
+
+@pytest.fixture
+def browser() -> Iterator[Any]:
+    if not CHROMIUM.exists():
+        pytest.skip("there is no chromium on this machine")
+    sync_api = pytest.importorskip("playwright.sync_api")
+    with sync_api.sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=ARGUMENTS)
+        yield browser
+        browser.close()
+
+
+@pytest.fixture
+def page(serve_page: Callable[..., str], fake: Any) -> str:
+    return serve_page(source=Source(api_url=fake.url))
+
+
+@pytest.fixture
+def reader(browser: Any, page: str) -> Reader:
+    return Reader(browser.new_context(viewport={"width": 1280, "height": 800}), page)
+
+
+def test_a_person_chats(reader: Reader, fake: Any) -> None:
+    reader.see(reader.tab.get_by_text(TEXTS.chat.greeting))
+    assert reader.button("Regenerate").is_disabled()
+    assert reader.button("Clear").is_disabled()
+
+    reader.say("hello there")
+    reader.wait_for_answer("parrot heard: hello there")
+    reader.wait_until_done()
+    assert reader.tab.input_value(BOX) == ""
+
+    reader.say("say it again !rich")
+    reader.see(reader.answers.last.locator("h1", has_text="Heading"))
+    reader.see(reader.answers.last.locator("pre code .token").first)
+    reader.see(reader.answers.last.locator(".katex-display"))
+    reader.see(reader.answers.last.locator("table"))
+    reader.see(reader.answers.last.get_by_role("button", name="copy").first)
+    sent = fake.requests[-1]
+    assert [m["role"] for m in sent["messages"]] == ["user", "assistant", "user"]
+    assert (sent["temperature"], sent["top_p"], sent["max_tokens"]) == (0.7, 1.0, 1024)
+
+    reader.wait_until_done()
+    reader.button("Regenerate").click()
+    fake.wait_until(lambda: len(fake.requests) == 3)
+    reader.wait_for_answer("Heading")
+    reader.wait_until_done()
+    reader.expect(reader.answers).to_have_count(2)
+    assert fake.requests[-1]["messages"] == sent["messages"]
+
+    reader.button("Clear").click()
+    reader.expect(reader.answers).to_have_count(0)
+    reader.see(reader.tab.get_by_text(TEXTS.chat.greeting))
+
+    reader.tab.get_by_text(TEXTS.chat.suggestions[0]).click()
+    reader.wait_for_answer(f"parrot heard: {TEXTS.chat.suggestions[0]}")
+    assert len(fake.requests[-1]["messages"]) == 1, "the cleared conversation is forgotten"
+
+    foreign = [url for url in reader.requests if not url.startswith((reader.url, "data:", "blob:"))]
+    assert foreign == []
+    assert reader.failures == []
+
+
+def test_an_answer_can_be_stopped(reader: Reader, fake: Any) -> None:
+    reader.say("count !slow")
+    reader.wait_for_answer(re.compile("5"))
+    reader.tab.fill(BOX, "typed meanwhile")
+    reader.tab.press(BOX, "Enter")
+    reader.tab.locator(".stop-button").click()
+    reader.see(reader.tab.get_by_text(TEXTS.notice.stopped))
+    reader.wait_until_done()
+    assert reader.tab.input_value(BOX) == "typed meanwhile", "a draft survives the answer"
+    fake.wait_until(lambda: fake.given_up == 1)
+    assert len(fake.requests) == 1
+    reader.tab.press(BOX, "Enter")
+    reader.wait_for_answer("parrot heard: typed meanwhile")
+
+
+def test_a_failed_answer_can_be_tried_again(reader: Reader, fake: Any) -> None:
+    reader.say("try !break")
+    reader.see(reader.tab.get_by_text("The model ran out of memory."))
+    reader.button("Regenerate").click()
+    fake.wait_until(lambda: len(fake.requests) == 2)
+    reader.expect(reader.tab.locator(".notices p")).to_contain_text("ran out of memory")
+    reader.wait_until_done()
+    reader.say("shift\nand enter")
+    reader.wait_for_answer("parrot heard: shift")
+    reader.expect(reader.tab.locator(".notices p")).to_have_count(0)
+
+
+def test_leaving_the_page_ends_the_answer(reader: Reader, fake: Any) -> None:
+    reader.say("!hang")
+    reader.see(reader.tab.locator(".stop-button"))
+    reader.tab.close()
+    fake.wait_until(lambda: (fake.given_up, fake.open) == (1, 0))
+
+
+def test_the_list_of_models_is_live(browser: Any, page: str, fake: Any) -> None:
+    fake.models, later = [], fake.models
+    reader = Reader(browser.new_context(), page)
+    reader.see(reader.tab.get_by_text(TEXTS.empty.title))
+    reader.see(reader.tab.get_by_text(TEXTS.empty.command))
+    reader.say("too early")
+    reader.see(reader.tab.get_by_text(TEXTS.notice.no_model))
+    assert reader.tab.input_value(BOX) == "too early"
+
+    fake.models = later
+    picker = reader.tab.get_by_label("Model", exact=True)
+    reader.expect(picker).to_have_value("parrot", timeout=20_000)
+    reader.see(reader.tab.get_by_text(TEXTS.chat.greeting))
+    fake.models = [{"id": "cockatoo", "context_length": 512}, *later]
+    reader.expect(reader.tab.locator(BOX)).to_have_attribute("placeholder", "Message parrot")
+    picker.click()
+    reader.tab.get_by_role("option", name="cockatoo").click(timeout=20_000)
+    reader.expect(reader.tab.locator(BOX)).to_have_attribute("placeholder", "Message cockatoo")
+    reader.say("hello")
+    reader.wait_for_answer("cockatoo heard: hello")
+    assert fake.requests[-1]["max_tokens"] == 512, "no more than its context"
+    fake.models = later
+    picker.click()
+    reader.see(reader.tab.get_by_role("option", name="parrot"))
+    assert picker.input_value() == "cockatoo", "what was chosen stays chosen"
+
+
+def test_a_model_can_be_named_in_the_address(browser: Any, page: str, fake: Any) -> None:
+    fake.models = [{"id": "a"}, {"id": "parrot"}]
+    reader = Reader(browser.new_context(), page + "/?model=parrot")
+    picker = reader.tab.get_by_label("Model", exact=True)
+    reader.expect(picker).to_have_value("parrot", timeout=20_000)
+
+
+def test_nothing_that_is_written_runs(reader: Reader) -> None:
+    reader.say("<img src=x onerror='window.pwned = 0'> !hostile")
+    reader.wait_for_answer("The end.")
+    reader.wait_until_done()
+    shown = reader.answers.last
+    for text in ("<script>window.pwned = 1</script>", "<svg onload=", "<iframe srcdoc="):
+        assert text in shown.inner_text(), "what was written can be read"
+    reader.expect(reader.tab.locator(".message.user").last).to_contain_text("<img src=x onerror")
+    for link in shown.locator("a").all():
+        assert (link.get_attribute("href") or "http").startswith("http")
+        link.evaluate("link => { link.removeAttribute('target'); }")
+    for link in shown.locator("a:not([href])").all():
+        link.click()
+    reader.tab.wait_for_timeout(500)
+    assert reader.tab.evaluate("window.pwned") is None
+    assert [url for url in reader.requests if not url.startswith((reader.url, "data:"))] == []
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_a_phone_shows_the_whole_page(browser: Any, page: str, scheme: str) -> None:
+    context = browser.new_context(
+        viewport={"width": 390, "height": 844}, color_scheme=scheme, has_touch=True
+    )
+    reader = Reader(context, page)
+    reader.see(reader.tab.get_by_text(TEXTS.chat.greeting))
+
+    def overflow() -> list[int]:
+        return reader.tab.evaluate(
+            "() => [document.documentElement.scrollWidth - innerWidth,"
+            " document.documentElement.scrollHeight - innerHeight]"
+        )
+
+    assert overflow() == [0, 0]
+    reader.say("x" * 400)
+    reader.wait_for_answer("parrot heard")
+    reader.say("!rich")
+    reader.see(reader.answers.last.locator("table"))
+    reader.wait_until_done()
+    reader.tab.get_by_role("button", name=TEXTS.page.parameters).click()
+    reader.see(reader.tab.get_by_text("Top P"))
+    assert overflow() == [0, 0]
+    for element in (BOX, ".submit-button", ".picker input", "[data-theme-switch]"):
+        box = reader.tab.locator(element).bounding_box()
+        assert box["x"] >= 0 and box["x"] + box["width"] <= 390, element
+
+
+def test_light_and_dark_follow_the_system_and_the_switch(browser: Any, page: str) -> None:
+    context = browser.new_context(color_scheme="dark")
+    reader = Reader(context, page)
+    body = reader.tab.locator("body")
+
+    def brightness() -> int:
+        colour = reader.tab.evaluate("getComputedStyle(document.body).backgroundColor")
+        return sum(int(part) for part in re.findall(r"\d+", colour)[:3])
+
+    reader.expect(body).to_have_class(re.compile(r"\bdark\b"))
+    assert brightness() < 200
+    reader.tab.locator("[data-theme-switch]").click()
+    reader.expect(body).not_to_have_class(re.compile(r"\bdark\b"))
+    assert brightness() > 600
+    reader.tab.reload()
+    reader.see(reader.tab.locator(BOX))
+    reader.expect(body).not_to_have_class(re.compile(r"\bdark\b"))
+
+
+def test_terms_come_before_the_first_word(
+    browser: Any, serve_page: Callable[..., str], fake: Any
+) -> None:
+    page = serve_page(source=Source(api_url=fake.url), show_terms=True)
+    reader = Reader(browser.new_context(), page)
+    reader.see(reader.tab.get_by_role("dialog"))
+    reader.tab.get_by_role("button", name=TEXTS.page.terms_agree).click()
+    reader.say("now")
+    reader.wait_for_answer("parrot heard: now")
