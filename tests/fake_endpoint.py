@@ -14,8 +14,9 @@ class FakeEndpoint:
 
     Modes: `answer`; `silent` (health answers, nothing else does); `hung` (nothing answers);
     `break_first` (closes before a byte); `break_middle` (closes in the middle of an event);
-    `drip` (streams until the client goes); `busy` (429); `garbage` (no HTTP); `cut_json`
-    (closes inside a JSON body); `crlf` (events that end in CRLF).
+    `drip` (streams until the client goes); `flood` (the same, as fast as it can); `lull` (one
+    event, then nothing); `busy` (429); `garbage` (no HTTP); `cut_json` (closes inside a JSON
+    body); `crlf` (events that end in CRLF).
     """
 
     def __init__(self, *models: str) -> None:
@@ -136,6 +137,17 @@ class FakeEndpoint:
         end = b"\r\n\r\n" if self.mode == "crlf" else b"\n\n"
         choice = {"index": 0, "delta": {"content": "a "}, "finish_reason": None}
         event = b"data: " + json.dumps(self._chat("chat.completion.chunk", choice)).encode() + end
+        if self.mode == "flood":
+            with contextlib.suppress(ConnectionError):
+                while True:
+                    self._chunk(writer, b"data: " + b"x" * 60_000 + end)
+                    await writer.drain()
+            self.n_gone += 1
+            return False
+        if self.mode == "lull":
+            self._chunk(writer, event)
+            await self._until_gone(reader)
+            return False
         if self.mode == "drip":
             gone = asyncio.ensure_future(self._until_gone(reader))
             while not gone.done():

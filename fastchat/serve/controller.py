@@ -8,6 +8,7 @@ hand and probed. Gateways follow `GET /watch`.
 
 import contextlib
 import hashlib
+import logging
 import secrets
 import sys
 import time
@@ -40,12 +41,20 @@ from fastchat.serve.asgi import (
     run_loop,
     serve_sockets,
 )
-from fastchat.serve.endpoints import AddressRules, plain_ip, read_name, read_queue_length
+from fastchat.serve.endpoints import (
+    LOCAL_HOSTS,
+    AddressRules,
+    plain_ip,
+    read_name,
+    read_queue_length,
+)
 from fastchat.serve.registry import Registry
 from fastchat.serve.router import DispatchMethod, Router
 from fastchat.serve.upstream import Origins
 from fastchat.serve.worker_stream import worker_chunks
 from fastchat.settings import CommaList, Env, ServerSettings, run_command
+
+log = logging.getLogger(__name__)
 
 BODY_LIMIT_BYTES = 32 * 1024 * 1024
 
@@ -276,6 +285,11 @@ def main(argv: list[str] | None = None) -> int:
 
 def _run(settings: ControllerSettings) -> None:
     logs.setup("controller.log", debug=settings.debug)
+    if settings.host not in LOCAL_HOSTS and settings.worker_token is None:
+        log.warning(
+            "listening on %s without --worker-token: whoever reaches it may register workers",
+            settings.host,
+        )
     app = create_app(settings)
     feed = app.state.controller.registry.feed
     # Watch streams end at the signal; the server would wait for them otherwise.

@@ -16,6 +16,9 @@ from fastchat.errors import UnprocessableError, UsageError
 
 Check = Literal["heartbeat", "probe", "never"]
 
+LOCAL_HOSTS = frozenset({"localhost", "127.0.0.1", "::1"})
+"""What a server listens on that only this machine may reach."""
+
 MAX_NAME_LENGTH = 512
 MAX_MODEL_NAME_LENGTH = 256
 MAX_MODELS = 1000

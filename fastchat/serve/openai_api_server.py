@@ -33,7 +33,7 @@ from fastchat.protocol.errors import public_error
 from fastchat.protocol.openai_replies import model_card
 from fastchat.serve.access import OPEN_PATHS, ApiKeys
 from fastchat.serve.asgi import BODY_TIMEOUT_S, parse_json_object, serve
-from fastchat.serve.endpoints import parse_address
+from fastchat.serve.endpoints import LOCAL_HOSTS, parse_address
 from fastchat.serve.forwarder import Forwarder, no_endpoint, send_error, send_json, shown_name
 from fastchat.serve.gateway_metrics import GatewayMetrics
 from fastchat.serve.model_field import read_model
@@ -55,7 +55,6 @@ FORWARDED = {
 
 MODEL_OPTIONAL = frozenset({"/tokenize", "/detokenize"})
 
-LOCAL_HOSTS = frozenset({"localhost", "127.0.0.1", "::1"})
 LOCAL_PAGES = r"https?://(localhost|127\.0\.0\.1|\[::1\])(:\d+)?"
 
 JsonList = Annotated[

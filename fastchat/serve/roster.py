@@ -22,6 +22,7 @@ log = logging.getLogger(__name__)
 CHECK_EVERY_S = 1.0
 PROBE_TIMEOUT_S = 2.0
 REFRESH_EVERY_S = 30.0
+REMIND_EVERY_S = 90.0
 
 
 class Roster:
@@ -132,12 +133,25 @@ class Roster:
             for endpoint in self.router.failing():
                 self.suspect(endpoint.name)
             for name in [name for name, until in self._inherited.items() if now > until]:
-                del self._inherited[name]
-                self.router.unregister(name)
+                self._end_inheritance(name)
             due = [url for url, at in self._static.items() if now >= at]
             await asyncio.gather(*(self._ask(url) for url in due))
             self.origins.close_idle(now, {e.name for e in self.router.endpoints()})
             await asyncio.sleep(CHECK_EVERY_S)
+
+    def _end_inheritance(self, name: str) -> None:
+        """Forgets an endpoint that the new controller never heard of.
+
+        One that was registered by hand will not register again by itself: it stays while it
+        answers.
+        """
+        endpoint = self.router.get(name)
+        if endpoint and endpoint.check == "probe" and not self.router.has_failed(name):
+            log.warning("the new controller does not know %s; register it again", name)
+            self._inherited[name] = time.monotonic() + REMIND_EVERY_S
+            return
+        del self._inherited[name]
+        self.router.unregister(name)
 
     async def _ask(self, url: str) -> None:
         """Reads the models of an endpoint given by hand."""

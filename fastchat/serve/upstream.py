@@ -35,6 +35,10 @@ class BrokenError(UnavailableError):
     """The endpoint closed the connection, or did not speak HTTP, before the reply was whole."""
 
 
+class StaleError(UnavailableError):
+    """The connection was closed before a byte of the reply, as kept ones may be at any time."""
+
+
 class Connection(asyncio.Protocol):
     """One kept connection, with the reply that is being read from it.
 
@@ -106,6 +110,11 @@ class Connection(asyncio.Protocol):
             self._paused = False
             self.transport.resume_reading()
         return data
+
+    @property
+    def is_unanswered(self) -> bool:
+        """Whether not a byte of the reply has come."""
+        return self._head_bytes == 0
 
     @property
     def is_drained(self) -> bool:
@@ -278,21 +287,38 @@ class Origin:
             FastChatError: no connection, a broken one, or what it was aborted with.
         """
         data = self._head(method, path) + b"%d\r\n\r\n%b" % (len(body), body)
-        while True:
-            kept = bool(self._idle)
-            connection = self._idle.pop() if kept else await self.connect()
-            if attach is not None:
-                attach(connection)
-            try:
-                await connection.ask(data)
-            except BrokenError:
-                if kept and not connection.headers and not connection.status:
-                    continue
-                raise
-            except BaseException:
-                connection.abort()
-                raise
-            return connection
+        if self._idle:
+            connection = self._idle.pop()
+            with contextlib.suppress(StaleError):
+                await self._ask(connection, data, attach)
+                return connection
+        connection = await self.connect()
+        try:
+            await self._ask(connection, data, attach)
+        except StaleError:
+            raise BrokenError("The endpoint closed the connection.") from None
+        return connection
+
+    async def _ask(
+        self, connection: Connection, data: bytes, attach: Callable[[Connection], None] | None
+    ) -> None:
+        """Sends on one connection.
+
+        Raises:
+            StaleError: it was closed before a byte of the reply.
+            FastChatError: it broke later, or was aborted.
+        """
+        if attach is not None:
+            attach(connection)
+        try:
+            await connection.ask(data)
+        except BrokenError:
+            if connection.is_unanswered:
+                raise StaleError("The connection was closed before a reply.") from None
+            raise
+        except BaseException:
+            connection.abort()
+            raise
 
     async def connect(self) -> Connection:
         """A new connection.

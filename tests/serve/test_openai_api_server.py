@@ -4,6 +4,7 @@ import io
 import json
 from collections.abc import AsyncIterator
 from typing import Any
+from urllib.parse import urlsplit
 
 import aiohttp
 import openai
@@ -12,6 +13,7 @@ from fake_endpoint import FakeEndpoint
 from live import serving, until
 
 from fastchat.errors import UsageError
+from fastchat.serve import forwarder
 from fastchat.serve.openai_api_server import Gateway, GatewaySettings, create_app
 from fastchat.settings import parse
 
@@ -369,6 +371,48 @@ async def test_a_client_that_leaves_ends_the_work(mode: str, stream: bool) -> No
         async with asyncio.timeout(20):
             while (await client.get("/health"))[1]["in_flight"]:
                 await asyncio.sleep(0.01)
+
+
+async def test_a_stream_that_nobody_reads_is_stopped() -> None:
+    async with FakeEndpoint("m") as endpoint, gateway(endpoint) as client:
+        endpoint.mode = "flood"
+        _, writer = await asyncio.open_connection("127.0.0.1", urlsplit(client.url).port)
+        body = json.dumps(HELLO | {"stream": True}).encode()
+        head = f"POST {CHAT} HTTP/1.1\r\nhost: x\r\ncontent-length: {len(body)}\r\n\r\n"
+        writer.write(head.encode() + body)
+        await until(lambda: endpoint.n_gone == 1)
+        assert (await client.get("/health"))[0] == 200
+        writer.close()
+        await writer.wait_closed()
+
+
+async def test_a_comment_keeps_a_quiet_stream_open(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(forwarder, "SSE_KEEPALIVE_S", 0.3)
+    async with FakeEndpoint("m") as endpoint, gateway(endpoint) as client:
+        endpoint.mode = "lull"
+        async with client.session.post(client.url + CHAT, json=HELLO | {"stream": True}) as reply:
+            async with asyncio.timeout(20):
+                raw = b""
+                while raw.count(b": keep-alive\n\n") < 2:
+                    raw += await reply.content.readany()
+        assert raw.startswith(b"data: {") and raw.index(b": keep") > raw.index(b"\n\n")
+
+
+async def test_a_stream_that_falls_silent_ends_with_a_timeout_event() -> None:
+    async with FakeEndpoint("m") as endpoint, gateway(endpoint, worker_api_timeout=0.5) as client:
+        endpoint.mode = "lull"
+        status, raw, _ = await _ask(client, stream=True)
+        assert status == 200
+        assert b'"code":"timeout"' in raw and raw.endswith(b"data: [DONE]\n\n")
+
+
+async def test_a_request_is_sent_at_most_once_more_to_the_same_endpoint() -> None:
+    async with FakeEndpoint("m") as endpoint, gateway(endpoint) as client:
+        await asyncio.gather(*(_ask(client, stream=True) for _ in range(8)))
+        endpoint.mode = "break_first"
+        n_before = len(endpoint.bodies)
+        assert (await _ask(client, stream=False))[0] == 503
+        assert len(endpoint.bodies) - n_before <= 2
 
 
 async def test_silence_is_a_timeout() -> None:

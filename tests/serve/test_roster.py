@@ -66,6 +66,22 @@ async def test_what_a_new_controller_never_hears_of_is_forgotten() -> None:
         await until(lambda: names(roster) == ["http://b:1"])
 
 
+async def test_what_was_registered_by_hand_stays_while_it_answers(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(roster_module, "REMIND_EVERY_S", 0.0)
+    monkeypatch.setattr(roster_module, "CHECK_EVERY_S", 0.02)
+    probed = Endpoint(name="http://127.0.0.1:1", model_names=("m",), check="probe")
+    roster = Roster(None)
+    roster.take_snapshot(table(Listing(endpoint=probed)), "one", 90)
+    roster.take_snapshot(table(), "two", 0.0)
+    async with running(roster):
+        await asyncio.sleep(0.2)
+        assert names(roster) == [probed.name]
+        roster.router.report_failure(probed.name, now=0)  # nobody listens there
+        await until(lambda: names(roster) == [])
+
+
 def test_a_listing_that_only_reports_load_does_not_excuse_a_failure() -> None:
     roster = Roster(None)
     roster.take_change(Change(name="http://a:1", listing=listing("http://a:1")))
