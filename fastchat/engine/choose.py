@@ -74,7 +74,7 @@ async def open_engine(model: ModelSettings, engine: EngineSettings) -> Engine:
 
 def _check(engine: EngineSettings) -> None:
     """Refuses numbers nothing can be done with."""
-    for name, least in (("max_running", 1), ("max_step_tokens", 16), ("max_cached_tokens", 64)):
+    for name, least in (("max_running", 1), ("max_step_tokens", 16), ("max_cached_tokens", 256)):
         value = getattr(engine, name)
         if value is not None and value < least:
             flag = "--" + name.replace("_", "-")

@@ -8,12 +8,11 @@ text over together. A request waits for nobody else's end.
 from __future__ import annotations
 
 import asyncio
-import dataclasses
-import itertools
 import logging
 from collections.abc import AsyncIterator, Sequence
 from typing import TYPE_CHECKING
 
+from fastchat.engine.answer import Answer
 from fastchat.engine.base import (
     Chunk,
     Embeddings,
@@ -21,15 +20,11 @@ from fastchat.engine.base import (
     EngineStats,
     FinishReason,
     GenerationRequest,
-    TokenLogprob,
-    Usage,
 )
-from fastchat.engine.detokenize import Detokenizer, token_text
 from fastchat.engine.packed import PackedModel, Segment
 from fastchat.engine.sampling import RawLogprob, Sampler, raw_logprobs
 from fastchat.engine.scheduler import Scheduler, Work
 from fastchat.engine.scheduler import Sequence as Scheduled
-from fastchat.engine.stopping import Stopping
 from fastchat.engine.thread import ChunkStream, ModelThread, model_error
 from fastchat.engine.validate import Checked, checked, prompt_ids
 from fastchat.errors import ModelError, UnavailableError, UsageError
@@ -45,8 +40,6 @@ logger = logging.getLogger(__name__)
 
 INLINE_CHARS = 20_000
 """Longer prompts are tokenized outside the event loop (a core does about 2 million a second)."""
-
-_keys = itertools.count()
 
 
 class SlotEngine:
@@ -178,14 +171,12 @@ class SlotEngine:
                 choice,
                 live.request.sampling,
                 prompt_ids=live.prompt_ids,
-                stream=choice.index,
+                stream=choice.answer.index,
                 logprobs=live.request.logprobs,
             )
             self._scheduler.add(choice.scheduled)
         if live.request.echo and not live.wants_prompt_logprobs:
-            text = self._loaded.tokenizer.decode(live.prompt_ids, skip_special_tokens=True)
-            echoes = [(live.stream, Chunk(index=c.index, text=text)) for c in live.choices]
-            ChunkStream.deliver(echoes)
+            ChunkStream.deliver(live.prompt_chunks())
         self._count()
 
     def _step(self) -> bool:
@@ -251,11 +242,12 @@ class SlotEngine:
                 error = ModelError("the model gave no usable probabilities for the next token")
                 self._finish(choice, "error", out, error=error)
                 continue
-            reason = choice.accept(drawn.token_ids[i], drawn.logprobs[i])
+            choice.scheduled.tokens.append(drawn.token_ids[i])
+            reason = choice.answer.accept(drawn.token_ids[i], drawn.logprobs[i])
             if reason is not None:
                 self._finish(choice, reason, out)
-            elif choice.text:
-                out.append((choice.live.stream, choice.take_chunk()))
+            elif choice.answer.text:
+                out.append((choice.live.stream, choice.answer.take_chunk()))
 
     def _finish(
         self,
@@ -268,8 +260,9 @@ class SlotEngine:
         """Ends one choice with its last chunk, and frees what it held."""
         self._scheduler.remove(choice.scheduled, keep=reason != "error")
         self._sampler.remove(choice)
-        out.append((choice.live.stream, choice.last_chunk(reason, error)))
-        live = choice.live
+        live, n_reused = choice.live, choice.scheduled.n_reused
+        last = choice.answer.last_chunk(reason, error=error, cached_tokens=n_reused)
+        out.append((live.stream, last))
         live.choices.remove(choice)
         if not live.choices:
             self._live.pop(live, None)
@@ -305,7 +298,6 @@ class _Live:
     __slots__ = (
         "_prompt_logprobs",
         "choices",
-        "loaded",
         "max_tokens",
         "prompt_ids",
         "request",
@@ -319,114 +311,45 @@ class _Live:
         self.request = request
         self.prompt_ids = list(ready.prompt_ids)
         self.max_tokens = ready.max_tokens
-        self.loaded = loaded
         self.stream = stream
         self.wants_prompt_logprobs = request.echo and request.logprobs is not None
         self._prompt_logprobs: dict[int, RawLogprob] = {}
         """By the position of the token."""
-        self.choices = [_Choice(self, i) for i in range(request.n)]
+        answers = [Answer(request, ready, loaded, index=i) for i in range(request.n)]
+        self.choices = [_Choice(self, answer) for answer in answers]
         if self.wants_prompt_logprobs:
             # The first choice computes them; the others wait, and start from its prompt.
             self.choices[0].scheduled.wants_prompt_logits = True
             for choice in self.choices[1:]:
                 choice.scheduled.is_held = True
 
-    def named(self, raw: RawLogprob) -> TokenLogprob:
-        return raw.named(lambda i: token_text(self.loaded.tokenizer, i))
-
     def note_prompt_logits(self, work: Work, logits: Tensor) -> None:
         """Keeps the log-probabilities of the tokens that follow those of `work`."""
         followers = self.prompt_ids[work.start + 1 : work.start + work.n_tokens + 1]
-        top = self.request.logprobs or 0
-        found = raw_logprobs(logits[: len(followers)], followers, top=top) if followers else []
-        self._prompt_logprobs.update(enumerate(found, work.start + 1))
+        if followers:
+            top = self.request.logprobs or 0
+            found = raw_logprobs(logits[: len(followers)], followers, top=top)
+            self._prompt_logprobs.update(enumerate(found, work.start + 1))
 
     def prompt_chunks(self) -> list[tuple[ChunkStream, Chunk]]:
-        """The echoed prompt for every choice, once its log-probabilities are there."""
-        first = self.prompt_ids[0]
-        tokens = [TokenLogprob(token_text(self.loaded.tokenizer, first), first, None)]
-        tokens += [self.named(self._prompt_logprobs[i]) for i in range(1, len(self.prompt_ids))]
-        text = self.loaded.tokenizer.decode(self.prompt_ids, skip_special_tokens=True)
+        """The echoed prompt for every choice, once all that it shows is there."""
+        logprobs = None
+        if self.wants_prompt_logprobs:
+            logprobs = [self._prompt_logprobs[i] for i in range(1, len(self.prompt_ids))]
         for choice in self.choices:
             choice.scheduled.is_held = False
-        return [
-            (self.stream, Chunk(index=c.index, text=text, logprobs=tuple(tokens)))
-            for c in self.choices
-        ]
+        return [(self.stream, c.answer.prompt_chunk(logprobs)) for c in self.choices]
 
 
 class _Choice:
-    """One answer in the making."""
+    """One answer with its place in the schedule."""
 
-    __slots__ = (
-        "_detokenizer",
-        "_ids",
-        "_logprobs",
-        "_stopping",
-        "index",
-        "live",
-        "n_generated",
-        "scheduled",
-        "text",
-    )
+    __slots__ = ("answer", "live", "scheduled")
 
-    def __init__(self, live: _Live, index: int) -> None:
+    def __init__(self, live: _Live, answer: Answer) -> None:
         self.live = live
-        self.index = index
-        self.n_generated = 0
-        self.text = ""
-        """New text that no chunk has carried."""
-        self._ids: list[int] = []
-        self._logprobs: list[TokenLogprob] = []
-        request, loaded = live.request, live.loaded
-        self._detokenizer = Detokenizer(loaded.tokenizer, live.prompt_ids)
-        stop, stop_ids = request.stop, set(request.stop_token_ids)
-        if not request.ignore_eos:
-            stop_ids |= loaded.eos_token_ids
-            stop = (*stop, *loaded.stop) if request.messages is not None else stop
-        self._stopping = Stopping(stop, stop_ids)
+        self.answer = answer
         self.scheduled = Scheduled(self, live.prompt_ids, answers_at_most=live.max_tokens)
-
-    def accept(self, token_id: int, logprob: RawLogprob | None) -> FinishReason | None:
-        """Takes the next token; gives the reason if the answer ends with it."""
-        self.n_generated += 1
-        self._ids.append(token_id)
-        if self._stopping.ends_at(token_id):
-            return "stop"
-        self.scheduled.tokens.append(token_id)
-        if logprob is not None:
-            self._logprobs.append(self.live.named(logprob))
-        if text := self._detokenizer.push((token_id,)):
-            self.text += self._stopping.feed(text)
-        if self._stopping.ended:
-            return "stop"
-        return "length" if self.n_generated >= self.live.max_tokens else None
-
-    def take_chunk(self) -> Chunk:
-        """All that no chunk has carried yet."""
-        chunk = Chunk(
-            index=self.index,
-            text=self.text,
-            token_ids=tuple(self._ids),
-            logprobs=tuple(self._logprobs),
-        )
-        self.text = ""
-        self._ids.clear()
-        self._logprobs.clear()
-        return chunk
-
-    def last_chunk(self, reason: FinishReason, error: Exception | None) -> Chunk:
-        """The rest, with the count of tokens."""
-        self.text += self._stopping.feed(self._detokenizer.flush())
-        self.text += self._stopping.flush()
-        usage = Usage(
-            prompt_tokens=self.scheduled.n_prompt,
-            completion_tokens=self.n_generated,
-            cached_tokens=self.scheduled.n_reused,
-        )
-        return dataclasses.replace(
-            self.take_chunk(), finish_reason=reason, usage=usage, error=error
-        )
 
 
 def _choice(sequence: Scheduled) -> _Choice:
