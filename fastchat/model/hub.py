@@ -6,6 +6,7 @@ Also turns what the libraries say about files into one line.
 from __future__ import annotations
 
 import logging
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -42,8 +43,8 @@ def locate(model_path: str, *, revision: str = "main", use_modelscope: bool = Fa
     Raises UsageError when the path is neither a folder nor the possible name of a hub model,
     UnavailableError when the hub is needed and cannot be reached.
     """
-    path = Path(model_path).expanduser()
-    if path.is_dir():
+    path = Path(os.path.expanduser(model_path))
+    if model_path and path.is_dir():
         return _folder(path)
     if path.is_file():
         if path.suffix == ".gguf":
