@@ -9,6 +9,7 @@ models or routing.
 import asyncio
 import contextlib
 import functools
+import ipaddress
 import ssl
 from collections.abc import Callable, Collection
 from typing import Any
@@ -17,7 +18,7 @@ import httptools
 import orjson
 
 from fastchat.errors import FastChatError, UnavailableError, UsageError
-from fastchat.serve.endpoints import Address, parse_address
+from fastchat.serve.endpoints import Address, parse_address, plain_ip
 
 MAX_HEAD_BYTES = 64 * 1024
 HIGH_WATER_BYTES = 64 * 1024
@@ -331,11 +332,14 @@ class Origin:
         loop = asyncio.get_running_loop()
         try:
             async with asyncio.timeout(self.connect_timeout_s):
-                _, connection = await loop.create_connection(
+                transport, connection = await loop.create_connection(
                     lambda: Connection(self), address.host, address.port, ssl=context
                 )
         except (OSError, TimeoutError, UnicodeError):
             raise ConnectError("The endpoint cannot be reached.") from None
+        if _is_disguised(address.host, transport.get_extra_info("peername")):
+            connection.abort()
+            raise ConnectError("The endpoint's name leads to a link-local address.")
         return connection
 
     def keep(self, connection: Connection) -> None:
@@ -442,6 +446,15 @@ async def fetch_json(
         return connection.status, orjson.loads(reply)
     except orjson.JSONDecodeError:
         return connection.status, None
+
+
+def _is_disguised(host: str, peer: tuple[str, int] | None) -> bool:
+    """Whether a host name, which was checked when it was registered, now means a link-local
+    address, where clouds keep their metadata. Such an address can only be named as a number."""
+    if peer is None:
+        return False
+    ip = plain_ip(peer[0])
+    return ipaddress.ip_address(ip).is_link_local and ip != host.split("%", 1)[0]
 
 
 @functools.cache

@@ -1,4 +1,5 @@
 import json
+import random
 
 import pytest
 
@@ -16,6 +17,12 @@ FILL = "x" * PARSE_BYTES
         ('{"model":"first","model":"last"}', "last"),
         ('{"a":"\\"model\\":\\"no\\"","model":"yes"}', "yes"),
         ('{"mod\\u0065l":"escaped"}', "escaped"),
+        ('{"\\u006D\\u006f\\u0064\\u0065\\u006C" : "all escaped"}', "all escaped"),
+        ('{"a":[[[[[[[[{"model":"deep"}]]]]]]]],"model":"after"}', "after"),
+        ('{"a":[{"b":[{"c":[{"d":[1,{}]}]}]},"model"],"model":"after"}', "after"),
+        ('{"model":"before","a":{"model":{"model":["inner"]}}}', "before"),
+        ('{"model" :\n\t"spaced", "models":"x", "model2":"y"}', "spaced"),
+        ('{"model":"m","x":{"y":"}]"}}', "m"),
         ('{"model":null}', None),
         ('{"messages":[]}', None),
         ('{"model":"quote \\" and \\\\"}', 'quote " and \\'),
@@ -77,6 +84,7 @@ async def test_a_large_body_whose_model_is_no_text_is_refused(value: str) -> Non
     [
         b"[" * (PARSE_BYTES + 1),
         b'{"a":' * PARSE_BYTES,
+        b'{"a":[' + b"[[[[[[[[[1]]]]]]]]]," * 300_000 + b"1]}",
         b'"' + b"x" * PARSE_BYTES,
         b"x" * (PARSE_BYTES + 1),
     ],
@@ -84,6 +92,26 @@ async def test_a_large_body_whose_model_is_no_text_is_refused(value: str) -> Non
 async def test_large_nonsense_is_refused(body: bytes) -> None:
     with pytest.raises(UsageError):
         await read_model(body)
+
+
+def _tree(rng: random.Random, depth: int) -> object:
+    """A random JSON value with `model` in odd places."""
+    kind = rng.randrange(6 if depth else 3)
+    if kind < 3:
+        return rng.choice(["model", 'a"b', "}]{[", "\\", "", 1, -2.5e3, True, None, "é"])
+    items = [_tree(rng, depth - 1) for _ in range(rng.randrange(4))]
+    keys = ["model", "models", "mode", "x", '"model"']
+    return items if kind < 5 else {rng.choice(keys): item for item in items}
+
+
+def test_scanning_agrees_with_parsing_on_random_bodies() -> None:
+    rng = random.Random(5)
+    for _ in range(2000):
+        body = {"x": _tree(rng, 8), "model": rng.choice(["m", None]), "y": _tree(rng, 8)}
+        items = list(body.items())
+        rng.shuffle(items)
+        text = json.dumps(dict(items), ensure_ascii=rng.random() < 0.5).encode()
+        assert scan_model(text) == body["model"]
 
 
 def test_an_unended_string_costs_one_pass() -> None:

@@ -15,6 +15,7 @@ from fastchat.serve.upstream import (
     Connection,
     Origin,
     Origins,
+    _is_disguised,
     fetch_json,
 )
 
@@ -146,6 +147,22 @@ async def test_nobody_listening_is_an_error_of_its_own() -> None:
 async def test_a_host_that_cannot_be_found_is_the_same_error() -> None:
     with pytest.raises(ConnectError):
         await Origin("http://nowhere.invalid:1", connect_timeout_s=5).send("GET", "/")
+
+
+@pytest.mark.parametrize(
+    ("host", "peer", "disguised"),
+    [
+        ("rebound.example", "169.254.169.254", True),
+        ("rebound.example", "::ffff:169.254.169.254", True),
+        ("rebound.example", "fe80::1%eth0", True),
+        ("169.254.169.254", "169.254.169.254", False),
+        ("localhost", "127.0.0.1", False),
+    ],
+)
+def test_a_name_must_not_come_to_mean_a_link_local_address(
+    host: str, peer: str, disguised: bool
+) -> None:
+    assert _is_disguised(host, (peer, 80)) is disguised
 
 
 async def test_a_reader_that_stops_holds_the_sender_back() -> None:
