@@ -197,27 +197,28 @@ class Sampler:
         probs = _padded(scores).softmax(-1)
         plan.cut(probs)
         rows = [plan.rows[i] for i in plan.random]
-        token_ids, mass, above = _inverse_cdf(probs, [row.uniform(0) for row in rows])
+        sums = _block_sums(probs)
+        token_ids, pivot = _inverse_cdf(probs, sums, [row.uniform(0) for row in rows])
+        mass = sums.sum(-1, dtype=torch.float64)
         usable = torch.isfinite(mass)
         failed = tuple((~usable).nonzero().flatten().tolist())
         if not plan.has_top_p:
             return _without(token_ids.tolist(), failed), failed
         limit = _column([row.params.top_p for row in rows], probs).double() * mass  # (R,)
         pending = torch.arange(len(rows), device=probs.device)
-        current, pivot = token_ids, above
         attempt = 0
         while True:
             # A token belongs to the nucleus when the tokens above it do not fill it already.
-            greater = _greater(probs, pivot)
-            outside = (greater.sum(-1, dtype=torch.float64) >= limit) & usable[pending]
-            keep = outside.nonzero().flatten()
-            if not len(keep):
+            above = _greater(probs, pivot)
+            sums = _block_sums(above)
+            is_outside = (sums.sum(-1, dtype=torch.float64) >= limit) & usable[pending]
+            again = is_outside.nonzero().flatten()
+            if not len(again):
                 break
             attempt += 1
-            pending, limit, probs = pending[keep], limit[keep], greater[keep]
+            pending, limit, probs = pending[again], limit[again], above[again]
             draws = [rows[i].uniform(attempt) for i in pending.tolist()]
-            current, _, pivot = _inverse_cdf(probs, draws)
-            token_ids[pending] = current
+            token_ids[pending], pivot = _inverse_cdf(probs, sums[again], draws)
         return _without(token_ids.tolist(), failed), failed
 
 
@@ -455,25 +456,28 @@ def _greater(probs: Tensor, pivot: Tensor) -> Tensor:
     return kept.mul_(probs)
 
 
-def _inverse_cdf(probs: Tensor, draws: Sequence[float]) -> tuple[Tensor, Tensor, Tensor]:
+def _block_sums(probs: Tensor) -> Tensor:
+    """(R, V) -> (R, B)."""
+    return probs.view(len(probs), -1, BLOCK).sum(-1)
+
+
+def _inverse_cdf(probs: Tensor, sums: Tensor, draws: Sequence[float]) -> tuple[Tensor, Tensor]:
     """Draws one id per row in proportion to `probs`.
 
-    probs: (R, V) float32, V whole blocks; draws: (R,) in [0, 1).
-    Returns the ids (R,), the mass of each row (R,) float64, and the value drawn (R,).
+    probs: (R, V) float32, V whole blocks; sums: (R, B) of its blocks; draws: (R,) in [0, 1).
+    Returns the ids (R,) and their probabilities (R,).
     """
     import torch
 
     rows = torch.arange(len(probs), device=probs.device)
-    blocks = probs.view(len(probs), -1, BLOCK)
-    sums = blocks.sum(-1)  # (R, B)
     reached = sums.cumsum(-1, dtype=torch.float64)
-    mass = reached[:, -1]
-    target = torch.tensor(draws, dtype=torch.float64, device=probs.device) * mass
+    uniforms = torch.tensor(draws, dtype=torch.float64, device=probs.device)
+    target = uniforms * reached[:, -1]
     block = _first_above(reached, target)
-    values = blocks[rows, block]  # (R, BLOCK)
+    values = probs.view(len(probs), -1, BLOCK)[rows, block]  # (R, BLOCK)
     rest = target - reached[rows, block] + sums[rows, block]
     inside = _first_above(values.cumsum(-1, dtype=torch.float64), rest)
-    return block * BLOCK + inside, mass, values[rows, inside]
+    return block * BLOCK + inside, values[rows, inside]
 
 
 def _first_above(reached: Tensor, target: Tensor) -> Tensor:
