@@ -315,7 +315,7 @@ async def test_dead_workers_slow_nobody_down() -> None:
         while not refresh.done():
             assert await client.models() in (["m"], [])
             n_answers += 1
-        assert n_answers > 100  # in the five seconds that the round waits for the ten
+        assert n_answers > 10  # while the round waits for the ten
         assert await refresh == (200, None)
 
 
