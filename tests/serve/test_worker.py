@@ -15,6 +15,8 @@ from openai.types import CreateEmbeddingResponse
 from openai.types.chat import ChatCompletion, ChatCompletionChunk
 
 from fastchat.engine.echo import EchoEngine, EchoOptions
+from fastchat.protocol.openai_api import ChatRequest, parse
+from fastchat.serve.generation import chat_request
 from fastchat.serve.published_worker import published_routes
 from fastchat.serve.worker import Worker
 from fastchat.serve.worker_settings import WorkerSettings
@@ -271,6 +273,23 @@ async def test_embeddings_cut_to_dimensions_have_length_one(client: openai.Async
     vector = reply.data[0].embedding
     assert len(vector) == 3
     assert sum(x * x for x in vector) == pytest.approx(1.0)
+
+
+async def test_long_texts_are_cut_where_that_is_asked_for() -> None:
+    worker = make_worker(EchoOptions(context=8), embed_in_truncate=True)
+    async with serving(worker.app) as url, aiohttp.ClientSession() as http:
+        body = {"model": "echo", "input": ["aaaaaaaabbbbbbbb", [97] * 20, "a"]}
+        reply = await (await http.post(f"{url}/v1/embeddings", json=body)).json()
+    vectors = [item["embedding"] for item in reply["data"]]
+    assert vectors[0] == vectors[1] == vectors[2]
+    assert reply["usage"]["prompt_tokens"] == 8 + 8 + 1
+
+
+@pytest.mark.parametrize(("given", "used"), [(None, 7), (0, 0), (3, 3)])
+def test_the_servers_seed_stands_in_where_a_request_has_none(given: Any, used: int) -> None:
+    body = parse(ChatRequest, {"model": "m", "messages": HELLO, "seed": given})
+    wanted = chat_request(body, EchoEngine().info, request_id="r", seed=7)
+    assert wanted.sampling.seed == used
 
 
 async def test_models_are_listed_with_their_context(client: openai.AsyncOpenAI) -> None:
