@@ -7,10 +7,11 @@ from typing import Any
 
 import gradio as gr
 
+from fastchat.message import Message
 from fastchat.web.markdown import shown
 from fastchat.web.models import Listing, Model
 from fastchat.web.pane import Pane, Panes, Sampling
-from fastchat.web.texts import PageTexts, Texts
+from fastchat.web.texts import PageTexts, Texts, load_texts
 
 LATEX_DELIMITERS: list[dict[str, str | bool]] = [
     {"left": "$$", "right": "$$", "display": True},
@@ -21,16 +22,45 @@ LATEX_DELIMITERS: list[dict[str, str | bool]] = [
 MIN_TOKENS = 16
 MAX_TOKENS = 2048
 TOKENS_STEP = 64
+WELCOME = Listing(models=(Model(name=""),))
+"""What a page begins with: somebody is there."""
 REFRESH_S = 5.0
 """How often a page looks whether models came or went."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Listed:
+    """The models a browser has been told of, and the one it should begin with."""
+
+    listing: Listing | None = None
+    selected: str | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Phase:
+    """What decides which buttons work, and when the message box is emptied."""
+
+    running: bool = False
+    can_regenerate: bool = False
+    sent: int = 0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Controls:
-    """What a pane is made of."""
+    """What a pane is made of.
+
+    A running answer sends bare values for conversation and notice only: the library describes
+    a component anew each time it is told to change or to skip one, 40 ms for a conversation.
+    All else hangs on the change of a small state.
+    """
 
     pane: gr.State
+    phase: gr.State
+    emptied: gr.State
+    """The last `Phase.sent` for which the message box was emptied."""
     listed: gr.State
+    welcome: gr.State
+    """The listing that the empty conversation speaks of."""
     model: gr.Dropdown
     temperature: gr.Slider
     top_p: gr.Slider
@@ -40,14 +70,6 @@ class Controls:
     message: gr.Textbox
     regenerate: gr.Button
     clear: gr.Button
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Listed:
-    """Which models a browser shows now; what is shown already is not sent again."""
-
-    listing: Listing | None = None
-    selected: str | None = None
 
 
 class Chat:
@@ -115,7 +137,8 @@ class Chat:
             sanitize_html=True,
             feedback_options=None,
             group_consecutive_messages=False,
-            placeholder=empty_html(Listing(), self.texts),
+            placeholder=empty_html(WELCOME, self.texts),
+            examples=suggestions(WELCOME, self.texts),
             elem_classes="conversation",
         )
         with gr.Column(elem_classes="composer"):
@@ -137,7 +160,10 @@ class Chat:
                 gr.HTML(html.escape(words.small_print), elem_classes="small-print")
         return Controls(
             pane=gr.State(Pane()),
+            phase=gr.State(Phase()),
+            emptied=gr.State(0),
             listed=gr.State(Listed()),
+            welcome=gr.State(WELCOME),
             model=model,
             temperature=temperature,
             top_p=top_p,
@@ -153,20 +179,29 @@ class Chat:
         """Ties the controls to what they do."""
         it = self.controls
         settings = [it.model, it.temperature, it.top_p, it.max_tokens]
-        drawn = [it.pane, it.chatbot, it.notice, it.message, it.regenerate, it.clear]
-        answering: dict[str, Any] = {
-            "outputs": drawn,
+        drawn = [it.pane, it.phase, it.chatbot, it.notice]
+        # Values come as the browser has them: the library would check the model against the
+        # list of a session that another server may have begun.
+        quick: dict[str, Any] = {
             "show_progress": "hidden",
+            "concurrency_limit": None,
+            "preprocess": False,
+        }
+        answering = quick | {
+            "outputs": drawn,
             "concurrency_limit": concurrency,
             "concurrency_id": "answers",
             "trigger_mode": "once",
         }
-        quick: dict[str, Any] = {"show_progress": "hidden", "concurrency_limit": None}
         hidden: dict[str, Any] = {"api_visibility": "private"}
-        callable_: dict[str, Any] = {"api_visibility": "undocumented"}
+        open_to_programs: dict[str, Any] = {"api_visibility": "undocumented"}
 
         it.message.submit(
-            self.send, [it.pane, it.message, *settings], api_name="send", **answering, **callable_
+            self.send,
+            [it.pane, it.message, *settings],
+            api_name="send",
+            **answering,
+            **open_to_programs,
         )
         it.chatbot.example_select(self.send_example, [it.pane, *settings], **answering, **hidden)
         it.regenerate.click(
@@ -174,30 +209,43 @@ class Chat:
             [it.pane, *settings],
             api_name="regenerate",
             **answering,
-            **callable_,
+            **open_to_programs,
         )
-        it.message.stop(self.stop, api_name="stop", **quick, **callable_)
+        it.message.stop(self.stop, api_name="stop", **quick, **open_to_programs)
         gr.on(
             [it.clear.click, it.model.input, it.chatbot.clear],
             self.clear,
-            None,
+            [it.pane],
             drawn,
             api_name="clear",
             **quick,
-            **callable_,
+            **open_to_programs,
         )
-        it.model.input(self.fit_to_model, settings, [it.max_tokens, it.message], **quick, **hidden)
-        found = [it.listed, it.model, it.max_tokens, it.message, it.chatbot]
+        it.phase.change(
+            self.follow_phase,
+            [it.phase, it.emptied],
+            [it.emptied, it.message, it.regenerate, it.clear],
+            **quick,
+            **hidden,
+        )
         gr.on(
             [page.load, gr.Timer(REFRESH_S).tick, it.model.focus],
             self.refresh,
-            [it.listed, it.model, it.max_tokens],
-            found,
-            api_name="models",
+            [it.listed, it.model],
+            [it.listed, it.welcome],
             trigger_mode="once",
             **quick,
-            **callable_,
+            **hidden,
         )
+        gr.on(
+            [it.listed.change, it.model.input],
+            self.follow_models,
+            [it.listed, it.model, it.max_tokens],
+            [it.model, it.max_tokens, it.message],
+            **quick,
+            **hidden,
+        )
+        it.welcome.change(self.follow_welcome, [it.welcome], [it.chatbot], **quick, **hidden)
         page.unload(self.leave)
 
     async def send(
@@ -211,7 +259,7 @@ class Chat:
         request: gr.Request,
     ) -> AsyncIterator[list[Any]]:
         """Sends what stands in the message box."""
-        sampling = Sampling(temperature=temperature, top_p=top_p, max_tokens=int(max_tokens))
+        sampling = sampling_of(temperature, top_p, max_tokens)
         model = model or await self._first_model()  # quicker than the first listing of the page
         panes = self.panes.send(pane, text, model=model, sampling=sampling, key=key_of(request))
         async for update in updates(panes):
@@ -242,7 +290,7 @@ class Chat:
         request: gr.Request,
     ) -> AsyncIterator[list[Any]]:
         """Has the last question answered again."""
-        sampling = Sampling(temperature=temperature, top_p=top_p, max_tokens=int(max_tokens))
+        sampling = sampling_of(temperature, top_p, max_tokens)
         panes = self.panes.regenerate(pane, model=model, sampling=sampling, key=key_of(request))
         async for update in updates(panes):
             yield update
@@ -251,86 +299,109 @@ class Chat:
         """Stops the answer that is coming in."""
         self.panes.stop(key_of(request))
 
-    async def clear(self, request: gr.Request) -> list[Any]:
+    async def clear(self, pane: Pane, request: gr.Request) -> list[Any]:
         """Begins a new conversation."""
         self.panes.stop(key_of(request))
-        return draw(Pane())
+        return draw(Pane(sent=pane.sent))
 
     async def leave(self, request: gr.Request) -> None:
         """Ends what a reader who has left was waiting for."""
         self.panes.stop(key_of(request))
 
-    async def fit_to_model(
-        self, model: str | None, temperature: float, top_p: float, max_tokens: float
-    ) -> list[Any]:
-        """The token limit and the hint in the message box for a model that was chosen."""
-        listing = await self.panes.directory.listing()
-        return [tokens_update(listing.find(model), max_tokens), self._hint(model)]
+    async def follow_phase(self, phase: Phase, emptied: int) -> list[Any]:
+        """Buttons and message box for `phase`; a draft typed meanwhile stays."""
+        message: dict[str, Any] = {"submit_btn": not phase.running, "stop_btn": phase.running}
+        if phase.sent != emptied:
+            message["value"] = ""
+        buttons = gr.update(interactive=phase.can_regenerate)
+        return [phase.sent, gr.update(**message), buttons, buttons]
 
     async def refresh(
-        self, before: Listed, model: str | None, max_tokens: float, request: gr.Request
-    ) -> list[Any]:
-        """The list of models as it is now; the model that was chosen stays chosen."""
+        self, listed: Listed, model: str | None, request: gr.Request
+    ) -> tuple[Listed, Listing]:
+        """The models as they are now, and what the empty conversation speaks of."""
         listing = await self.panes.directory.listing()
+        selected = model or listed.selected
+        if selected is None and listing.models:
+            wanted = listing.find(request.query_params.get("model"))
+            selected = (wanted or listing.models[0]).name
+        welcome = WELCOME if listing.models else listing
+        return Listed(listing=listing, selected=selected), welcome
+
+    async def follow_models(
+        self, listed: Listed, model: str | None, max_tokens: float
+    ) -> list[Any]:
+        """Picker, token limit and message box for the models; what was chosen stays chosen."""
+        listing = listed.listing or Listing()
+        model = model or listed.selected
         names = [found.name for found in listing.models]
-        if before.selected is None and model is None:
-            model = request.query_params.get("model")
-            model = model if model in names else None
-        if model is None and names:
-            model = names[0]
-        now = Listed(listing=listing, selected=model)
-        if now == before:
-            return [gr.skip()] * 5
         choices = names if model is None or model in names else [model, *names]
-        same_model = before.listing is not None and listing.find(model) == before.listing.find(
-            model
-        )
+        words = self.texts.chat
+        hint = words.ask.format(model=model) if model else words.wait
         return [
-            now,
             gr.update(choices=choices, value=model),
-            gr.skip() if same_model else tokens_update(listing.find(model), max_tokens),
-            self._hint(model),
-            gr.update(
-                placeholder=empty_html(listing, self.texts),
-                examples=[{"text": text} for text in self.texts.chat.suggestions] if names else [],
-            ),
+            tokens_update(listing.find(model), max_tokens),
+            gr.update(placeholder=hint),
         ]
+
+    async def follow_welcome(self, listing: Listing) -> dict[str, Any]:
+        """The empty conversation."""
+        return gr.update(
+            placeholder=empty_html(listing, self.texts), examples=suggestions(listing, self.texts)
+        )
 
     async def _first_model(self) -> str | None:
         """The model that a page begins with, if any is up."""
         models = (await self.panes.directory.listing()).models
         return models[0].name if models else None
 
-    def _hint(self, model: str | None) -> dict[str, Any]:
-        """The message box with what it asks for."""
-        words = self.texts.chat
-        return gr.update(placeholder=words.ask.format(model=model) if model else words.wait)
-
 
 async def updates(panes: AsyncIterator[Pane]) -> AsyncIterator[list[Any]]:
-    """What the browser is sent for each of `panes`: only what differs from the one before."""
-    before: list[Any] = []
+    """What the browser is sent for each of `panes`."""
     async for pane in panes:
-        now = draw(pane)
-        yield [gr.skip() if now[i] == x else now[i] for i, x in enumerate(before)] or now
-        before = now
+        yield draw(pane)
 
 
 def draw(pane: Pane) -> list[Any]:
-    """The values that show `pane`: itself, conversation, notice, message box, two buttons."""
-    message: dict[str, Any] = {"submit_btn": not pane.running, "stop_btn": pane.running}
-    if pane.draft is not None:
-        message["value"] = pane.draft
+    """The values that show `pane`: itself, its phase, conversation, notice."""
     return [
         pane,
-        gr.update(
-            value=[{"role": said.role, "content": shown(said.text)} for said in pane.messages]
-        ),
-        gr.update(value=notice_html(pane.notice)),
-        gr.update(**message),
-        gr.update(interactive=pane.can_regenerate),
-        gr.update(interactive=pane.can_regenerate),
+        Phase(running=pane.running, can_regenerate=pane.can_regenerate, sent=pane.sent),
+        [bubble for said in pane.messages for bubble in bubbles(said)],
+        notice_html(pane.notice),
     ]
+
+
+def bubbles(said: Message) -> list[dict[str, Any]]:
+    """What shows one message; the thoughts before an answer are folded away."""
+    if said.role != "assistant":
+        return [{"role": said.role, "content": shown(said.text)}]
+    thought, answer = split_thought(said.text)
+    result: list[dict[str, Any]] = []
+    if thought:
+        status = "done" if answer else "pending"
+        folded = {"title": load_texts().chat.thinking, "status": status}
+        result.append({"role": "assistant", "content": shown(thought), "metadata": folded})
+    if answer or not thought:
+        result.append({"role": "assistant", "content": shown(answer)})
+    return result
+
+
+def split_thought(text: str) -> tuple[str, str]:
+    """Thought and answer of a model that thinks aloud between `<think>` marks first."""
+    if not text.lstrip().startswith("<think>"):
+        return "", text
+    thought, _, answer = text.lstrip().removeprefix("<think>").partition("</think>")
+    return thought.strip(), answer.lstrip()
+
+
+def sampling_of(temperature: float, top_p: float, max_tokens: float) -> Sampling:
+    """The sliders' values, kept within the sliders' ends."""
+    return Sampling(
+        temperature=min(max(float(temperature), 0.0), 1.0),
+        top_p=min(max(float(top_p), 0.0), 1.0),
+        max_tokens=min(max(int(max_tokens), MIN_TOKENS), MAX_TOKENS),
+    )
 
 
 def tokens_update(model: Model | None, wanted: float) -> dict[str, Any]:
@@ -358,6 +429,11 @@ def empty_html(listing: Listing, texts: Texts) -> str:
     lines.append(f"<p>{html.escape(words.hint)}</p>")
     lines.append(f"<pre><code>{html.escape(words.command)}</code></pre>")
     return "".join(lines)
+
+
+def suggestions(listing: Listing, texts: Texts) -> list[Any]:
+    """Questions to begin with, when somebody can answer."""
+    return [{"text": text} for text in texts.chat.suggestions] if listing.models else []
 
 
 def theme_button(label: str) -> str:

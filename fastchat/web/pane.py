@@ -50,8 +50,8 @@ class Pane:
     running: bool = False
     """An answer is on its way."""
     notice: str = ""
-    draft: str | None = None
-    """What belongs into the box for the next message; None leaves it as it is."""
+    sent: int = 0
+    """How often the message box was emptied into a question."""
 
     @property
     def can_regenerate(self) -> bool:
@@ -153,14 +153,14 @@ class Panes:
         if not text:
             return
         if refusal := self._refusal(pane, model, key):
-            yield replace(pane, notice=refusal, draft=None)
+            yield replace(pane, notice=refusal)
             return
         notice = ""
         if len(text) > self.message_limit:
             text = text[: self.message_limit]
             notice = self.notices.cut.format(limit=self.message_limit)
         messages = (*pane.messages, Message(role="user", text=text))
-        asked = Pane(messages=messages, running=True, notice=notice, draft="")
+        asked = Pane(messages=messages, running=True, notice=notice, sent=pane.sent + 1)
         async for pane in self._answer(asked, str(model), sampling=sampling, key=key):
             yield pane
 
@@ -175,7 +175,7 @@ class Panes:
             yield replace(pane, notice=notice)
             return
         messages = pane.messages[:-1] if pane.messages[-1].role == "assistant" else pane.messages
-        asked = Pane(messages=messages, running=True)
+        asked = Pane(messages=messages, running=True, sent=pane.sent)
         async for pane in self._answer(asked, model, sampling=sampling, key=key):
             yield pane
 
@@ -201,7 +201,6 @@ class Panes:
         answer = self._answers[key] = Answer()
         try:
             yield pane
-            pane = replace(pane, draft=None)
             if not answer.stopped:
                 answer.start(self._pieces(pane.messages, model, sampling))
             async for text in answer.progress():

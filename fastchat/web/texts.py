@@ -35,6 +35,7 @@ class ChatTexts:
     wait: str
     regenerate: str
     clear: str
+    thinking: str
     temperature: str
     temperature_info: str
     top_p: str

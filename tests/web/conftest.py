@@ -186,6 +186,9 @@ class FakeOpenAI:
             case "!rich":
                 for line in RICH.splitlines(keepends=True):
                     await send({"content": line})
+            case "!think":
+                for word in ("<think>", "Let me ", "see.", "</think>", "\n\nIt is ", "19."):
+                    await send({"content": word})
             case "!hostile":
                 for line in HOSTILE.splitlines(keepends=True):
                     await send({"content": line})

@@ -152,6 +152,17 @@ def test_a_failed_answer_can_be_tried_again(reader: Reader, fake: Any) -> None:
     reader.expect(reader.tab.locator(".notices p")).to_have_count(0)
 
 
+def test_thoughts_are_folded_away(reader: Reader) -> None:
+    reader.say("12 + 7? !think")
+    reader.wait_for_answer("It is 19.")
+    reader.wait_until_done()
+    title = reader.tab.get_by_text(TEXTS.chat.thinking)
+    reader.see(title)
+    reader.expect(reader.tab.get_by_text("Let me see.")).to_be_hidden()
+    title.click()
+    reader.see(reader.tab.get_by_text("Let me see."))
+
+
 def test_leaving_the_page_ends_the_answer(reader: Reader, fake: Any) -> None:
     reader.say("!hang")
     reader.see(reader.tab.locator(".stop-button"))

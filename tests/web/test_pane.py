@@ -42,8 +42,8 @@ async def until(condition) -> None:
 
 async def test_an_answer_streams_and_ends_ready_for_the_next_question(panes, fake) -> None:
     shown = await ask(panes, "  hello you  ")
-    assert shown[0] == Pane(messages=(user("hello you"),), running=True, draft="")
-    assert all(pane.draft is None for pane in shown[1:]), "what is typed meanwhile stays"
+    assert shown[0] == Pane(messages=(user("hello you"),), running=True, sent=1)
+    assert {pane.sent for pane in shown} == {1}, "the message box is emptied once"
     assert all(pane.running for pane in shown[:-1])
     last = shown[-1]
     assert last.messages[-1] == assistant("parrot heard: hello you ")
