@@ -278,7 +278,7 @@ async def test_embeddings_cut_to_dimensions_have_length_one(client: openai.Async
 async def test_long_texts_are_cut_where_that_is_asked_for() -> None:
     worker = make_worker(EchoOptions(context=8), embed_in_truncate=True)
     async with serving(worker.app) as url, aiohttp.ClientSession() as http:
-        body = {"model": "echo", "input": ["aaaaaaaabbbbbbbb", [97] * 20, "a"]}
+        body = {"model": "echo", "input": ["aaaaaaaabbbbbbbb", "a" * 20, "a"]}
         reply = await (await http.post(f"{url}/v1/embeddings", json=body)).json()
     vectors = [item["embedding"] for item in reply["data"]]
     assert vectors[0] == vectors[1] == vectors[2]
