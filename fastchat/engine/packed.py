@@ -9,15 +9,19 @@ attention is all it remembers; `check.py` finds out.
 
 What a step needs is worked out once (`_Plan`) and used by all layers.
 
+Run on CPUs only so far; nothing in it is particular to them but the choice of a kernel.
+
 Dimensions: T tokens of the step, H heads, K kv heads, G = H / K, L keys, D width of a head.
 """
 
 from __future__ import annotations
 
+import inspect
 import itertools
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from types import MethodType
 from typing import Any
 
 import numpy as np
@@ -77,6 +81,7 @@ class PackedModel:
         self._configs = _attention_configs(model)
         self._name = f"fastchat-{next(_names)}"
         self._plain = model.config._attn_implementation
+        _fix_frequencies(model, longest, device=device)
         self._plan: _Plan | None = None
         self.cache = KVCache(self._probe(), budget=budget, longest=longest)
         self._install(self._attend)
@@ -456,6 +461,24 @@ def _attention(
         scores = torch.cat([scores, sink.reshape(b, k, n, 1).to(scores.dtype)], dim=-1)
         weights = scores.softmax(-1)[..., :-1]
     return torch.matmul(weights, value)
+
+
+def _fix_frequencies(model: Any, longest: int, *, device: torch.device) -> None:
+    """Makes rotary frequencies those of the longest sequence, whatever a step holds.
+
+    For the kinds `dynamic` and `longrope` the library sets them in every pass by its largest
+    position: a text would depend on who shares its step, and on its own later growth.
+    """
+    for module in model.modules():
+        kinds = getattr(module, "rope_type", None)
+        by_layer = kinds if isinstance(kinds, dict) else {None: kinds}
+        if not {"dynamic", "longrope"} & set(by_layer.values()):
+            continue
+        last = torch.tensor([[longest - 1]], device=device)
+        for layer_type in by_layer:
+            options = {} if layer_type is None else {"layer_type": layer_type}
+            module(torch.zeros(1, device=device), last, **options)
+        module.forward = torch.no_grad()(MethodType(inspect.unwrap(type(module).forward), module))
 
 
 def _attention_configs(model: Any) -> list[Any]:

@@ -113,3 +113,41 @@ def test_the_check_leaves_other_models_to_groups(architecture: str) -> None:
         packed = PackedModel(model, budget=512, longest=CONTEXT, device=torch.device("cpu"))
         check(packed, model, VOCABULARY)
     assert model.config._attn_implementation == before
+
+
+@pytest.mark.parametrize("kind", ["longrope", "dynamic"])
+def test_a_long_neighbour_changes_no_rotary_frequency(kind: str) -> None:
+    import torch
+    from transformers import AutoModelForCausalLM
+
+    from fastchat.engine.packed import PackedModel, Segment
+    from tests.engine.conftest import config_of
+
+    config = config_of("phi3")
+    config.original_max_position_embeddings = 64
+    config.rope_parameters = {"rope_type": kind, "rope_theta": 1e4, "factor": 4.0}
+    if kind == "longrope":
+        config.rope_parameters |= {
+            "short_factor": [1.0] * 4,
+            "long_factor": [2.0, 3.0, 4.0, 5.0],
+            "original_max_position_embeddings": 64,
+        }
+    torch.manual_seed(5)
+    model: Any = AutoModelForCausalLM.from_config(config).eval()
+    packed = PackedModel(model, budget=1024, longest=CONTEXT, device=torch.device("cpu"))
+    short, long = prompts_of((20, 200, 1, 1, 90, 1))[:2]
+
+    def logits(*texts: list[int]) -> torch.Tensor:
+        opened = [packed.cache.open(t, 1, source=None, n_shared=0) for t in texts]
+        segments = [Segment(region=o.region, start=0, token_ids=o.tokens) for o in opened if o]
+        found = packed.forward(segments)
+        for text in opened:
+            assert text is not None
+            packed.cache.close(text, keep=False)
+        return found
+
+    alone = logits(short)[0]
+    assert torch.equal(logits(long)[0].isfinite(), torch.ones(VOCABULARY, dtype=torch.bool))
+    torch.testing.assert_close(logits(short)[0], alone)
+    torch.testing.assert_close(logits(short, long)[0], alone, rtol=1e-4, atol=1e-4)
+    packed.close()
