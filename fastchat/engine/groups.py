@@ -12,12 +12,11 @@ others are padded on the left where a check at start finds that this changes not
 from __future__ import annotations
 
 import asyncio
-import inspect
 import logging
 from collections import deque
 from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from fastchat.engine.answer import Answer
 from fastchat.engine.base import (
@@ -28,6 +27,7 @@ from fastchat.engine.base import (
     FinishReason,
     GenerationRequest,
 )
+from fastchat.engine.row_forward import RowCache, RowForward
 from fastchat.engine.sampling import RawLogprob, Sampler, raw_logprobs
 from fastchat.engine.thread import ChunkStream, ModelThread, model_error
 from fastchat.engine.validate import Checked, checked, prompt_ids
@@ -62,7 +62,7 @@ class GroupEngine:
         self._loaded = loaded
         self._budget = settings.max_cached_tokens or max(BUDGET, loaded.context_len)
         self._max_rows = settings.max_running
-        self._forward = _Forward(loaded)
+        self._forward = RowForward(loaded)
         self._sampler = Sampler(loaded.vocab_size, loaded.device)
         abilities = {"generate", "embed", "logprobs", "logit_bias", "seed"}
         self.info = EngineInfo(
@@ -235,7 +235,7 @@ class GroupEngine:
                 prompts.append(row.answer.prompt_ids)
             places.append(first_of[key])
         asking = [row for row in group.rows if row.wants_prompt_logprobs]
-        logits = self._forward.prefill(group, prompts, wants_all=bool(asking))
+        logits = self._forward.prefill(group.cache, prompts, wants_all=bool(asking))
         for row, place in zip(group.rows, places, strict=True):
             if not row.answer.request.echo:
                 continue
@@ -244,7 +244,7 @@ class GroupEngine:
                 logprobs = _prompt_logprobs(row.answer, logits[place])
             out.append((row.stream, row.answer.prompt_chunk(logprobs)))
         if places != list(range(len(prompts))):
-            self._forward.select(group, places)
+            self._forward.select(group.cache, places)
         return logits[:, -1][places]
 
     def _decode(self, group: _Group) -> Tensor | None:
@@ -253,9 +253,9 @@ class GroupEngine:
         if not live:
             return None
         if len(live) < len(group.rows):
-            self._forward.select(group, live)
+            self._forward.select(group.cache, live)
             group.rows = [group.rows[i] for i in live]
-        return self._forward.decode(group, [row.answer.token_ids[-1] for row in group.rows])
+        return self._forward.decode(group.cache, [row.answer.token_ids[-1] for row in group.rows])
 
     def _use(self, rows: list[_Row], logits: Tensor, out: list[tuple[ChunkStream, Chunk]]) -> None:
         """Draws the next token of every row, and passes on what it says."""
@@ -323,7 +323,7 @@ class GroupEngine:
         self._stats = EngineStats(
             running=sum(row.is_live for row in rows),
             waiting=len(self._waiting),
-            cached_tokens=len(rows) * (self._group.length if self._group else 0),
+            cached_tokens=len(rows) * (self._group.cache.length if self._group else 0),
             cache_budget=self._budget,
             prompt_tokens_total=self._n_prompt,
             generated_tokens_total=self._n_generated,
@@ -348,124 +348,10 @@ class _Row:
 
 @dataclass(slots=True)
 class _Group:
-    """Rows that are computed together, and their cache."""
+    """Rows that are computed together, and their cache; in the same order."""
 
     rows: list[_Row]
-    cache: Any = None
-    mask: Any = None
-    """(R, length) of ones, zeros over padding; None for a stateful model."""
-    length: int = 0
-    """Tokens of each row in the cache, padding included."""
-    n_real: list[int] = field(default_factory=list)
-    """The same without padding."""
-
-
-class _Forward:
-    """A model's own way to compute prompts and then token after token."""
-
-    def __init__(self, loaded: LoadedModel) -> None:
-        self._model = loaded.model
-        self._device = loaded.device
-        self._context_len = loaded.context_len
-        self._is_stateful = bool(getattr(loaded.model, "_is_stateful", False))
-        self.can_pad = False
-        """Whether rows of different lengths may be computed together."""
-        parameters = inspect.signature(loaded.model.forward).parameters
-        self._takes_positions = "position_ids" in parameters
-        self._can_trim = "logits_to_keep" in parameters
-        self._cache_name = "cache_params" if "cache_params" in parameters else "past_key_values"
-
-    def prepare(self) -> None:
-        """Finds out what the model can do.
-
-        Raises UsageError when rows cannot be taken out of its cache.
-        """
-        from transformers import Cache
-
-        group = _Group(rows=[])
-        self.prefill(group, [(1, 2, 3), (3, 2, 1)], wants_all=False)
-        if not isinstance(group.cache, Cache):
-            raise UsageError(
-                f"a {type(self._model).__name__} keeps its state in a way that no engine here can "
-                "share between requests; serve it with an engine of its own"
-            )
-        self.can_pad = not self._is_stateful and self._pads_exactly()
-        logger.info("groups of %s prompts", "any" if self.can_pad else "equally long")
-
-    def prefill(self, group: _Group, prompts: list[tuple[int, ...]], *, wants_all: bool) -> Tensor:
-        """Fills the group's cache; logits (prompts, length, V), or (prompts, 1, V) of the last."""
-        import torch
-
-        longest = max(len(prompt) for prompt in prompts)
-        ids = torch.zeros(len(prompts), longest, dtype=torch.long)
-        mask = torch.zeros_like(ids)
-        for i, prompt in enumerate(prompts):
-            ids[i, longest - len(prompt) :] = torch.tensor(prompt)
-            mask[i, longest - len(prompt) :] = 1
-        group.mask = None if self._is_stateful else mask.to(self._device)
-        group.length = longest
-        group.n_real = [len(prompt) for prompt in prompts]
-        arguments: dict[str, Any] = {}
-        if self._can_trim and not wants_all:
-            arguments["logits_to_keep"] = 1
-        if self._takes_positions and not self._is_stateful:
-            arguments["position_ids"] = (mask.cumsum(-1) - 1).clamp_(min=0).to(self._device)
-        return self._compute(group, ids, **arguments)
-
-    def decode(self, group: _Group, token_ids: list[int]) -> Tensor:
-        """Adds one token to every row; logits (R, V)."""
-        import torch
-
-        arguments: dict[str, Any] = {}
-        if group.mask is not None:
-            group.mask = torch.nn.functional.pad(group.mask, (0, 1), value=1)
-        if self._takes_positions and not self._is_stateful:
-            arguments["position_ids"] = torch.tensor(group.n_real, device=self._device)[:, None]
-        group.length += 1
-        group.n_real = [n + 1 for n in group.n_real]
-        return self._compute(group, torch.tensor(token_ids)[:, None], **arguments)[:, -1]
-
-    def select(self, group: _Group, places: list[int]) -> None:
-        """Makes the rows at `places`, which may repeat, the rows of the cache."""
-        import torch
-
-        index = torch.tensor(places, device=self._device)
-        group.cache.reorder_cache(index)
-        if group.mask is not None:
-            group.mask = group.mask[index]
-        group.n_real = [group.n_real[i] for i in places]
-
-    def _compute(self, group: _Group, ids: Tensor, **arguments: Any) -> Tensor:
-        import torch
-
-        if group.mask is not None:
-            arguments["attention_mask"] = group.mask
-        if group.cache is not None:
-            arguments[self._cache_name] = group.cache
-        with torch.inference_mode():
-            output = self._model(input_ids=ids.to(self._device), use_cache=True, **arguments)
-        group.cache = getattr(output, self._cache_name)
-        return output.logits
-
-    def _pads_exactly(self) -> bool:
-        """Whether a padded row gives the logits it gives alone."""
-        import torch
-
-        n = min(9, self._context_len // 2)
-        short, long = tuple(range(1, n + 1)), tuple(range(1, 2 * n))
-        alone, together = _Group(rows=[]), _Group(rows=[])
-        pairs = [
-            (
-                self.prefill(alone, [short], wants_all=False)[0, -1],
-                self.prefill(together, [short, long], wants_all=False)[0, -1],
-            ),
-            (self.decode(alone, [5])[0], self.decode(together, [5, 6])[0]),
-        ]
-        scale = 1e-3 if pairs[0][0].dtype == torch.float32 else 5e-2
-        return all(
-            bool((one - two).abs().max() <= scale * one.abs().max().clamp_min(1e-6))
-            for one, two in pairs
-        )
+    cache: RowCache = field(default_factory=RowCache)
 
 
 def _prompt_logprobs(answer: Answer, logits: Tensor) -> list[RawLogprob]:

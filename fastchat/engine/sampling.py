@@ -11,7 +11,7 @@ one are kept too, so ties never depend on an order.
 Each uniform number is a hash of (seed, stream, step, attempt). A row therefore draws the same
 numbers in any place of any batch, and being preempted changes nothing.
 
-Dimensions: R rows of the batch, V vocabulary, B blocks of `BLOCK` neighbouring ids.
+Dimensions: R rows of the batch, V vocabulary. The arithmetic is in `draw.py`.
 """
 
 from __future__ import annotations
@@ -24,19 +24,21 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from fastchat.engine.base import SamplingParams, TokenLogprob
+from fastchat.engine.draw import (
+    best_values,
+    block_sums,
+    inverse_cdf,
+    most_probable,
+    only_above,
+    padded,
+    uniform,
+    without_failed,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from torch import Tensor, device
-
-BLOCK = 64
-"""Ids summed at once; a draw looks at V / 64 sums, then at 64 values."""
-
-STRANDS = 16
-"""Into how many strands a row is split to find its largest values."""
-
-_MASK = (1 << 64) - 1
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,20 +74,6 @@ def is_greedy(params: SamplingParams) -> bool:
     return params.temperature < 1e-5 or params.top_p < 1e-8
 
 
-def uniform(seed: int, stream: int, step: int, attempt: int = 0) -> float:
-    """A number in [0, 1) that depends on nothing but its arguments.
-
-    Four rounds of SplitMix64's finalizer (Steele, Lea, Flood 2014) over the four words.
-    """
-    state = 0x9E3779B97F4A7C15
-    for word in (seed, stream, step, attempt):
-        state = (state + (word & _MASK) * 0xBF58476D1CE4E5B9 + 0x9E3779B97F4A7C15) & _MASK
-        state = ((state ^ (state >> 30)) * 0xBF58476D1CE4E5B9) & _MASK
-        state = ((state ^ (state >> 27)) * 0x94D049BB133111EB) & _MASK
-        state ^= state >> 31
-    return (state >> 11) * 2.0**-53
-
-
 def raw_logprobs(logits: Tensor, token_ids: Sequence[int], *, top: int) -> list[RawLogprob]:
     """Log-probabilities of `token_ids` and of the `top` best tokens of each row.
 
@@ -100,7 +88,7 @@ def raw_logprobs(logits: Tensor, token_ids: Sequence[int], *, top: int) -> list[
     if top <= 0:
         rows = zip(token_ids, chosen, strict=True)
         return [RawLogprob(token, value, (), ()) for token, value in rows]
-    best, best_ids = _best(logits, min(top, logits.shape[1]))
+    best, best_ids = best_values(logits, min(top, logits.shape[1]))
     best_logprobs = (best - normalizer.unsqueeze(1)).tolist()
     rows = zip(token_ids, chosen, best_ids.tolist(), best_logprobs, strict=True)
     return [RawLogprob(i, value, tuple(ids), tuple(values)) for i, value, ids, values in rows]
@@ -170,16 +158,16 @@ class Sampler:
     def _draw(self, logits: Tensor, plan: _Plan) -> tuple[list[int], tuple[int, ...]]:
         """The ids of all rows, and which rows had no usable distribution."""
         if plan.is_plain_greedy:
-            return _most_probable(logits)
+            return most_probable(logits)
         scores = logits.float() if logits.dtype.itemsize < 4 else logits.clone()
         plan.apply(scores)
         if not plan.random:
-            return _most_probable(scores)
+            return most_probable(scores)
         if not plan.greedy:
             return self._draw_random(scores, plan)
         token_ids = [0] * len(plan.rows)
         failed: list[int] = []
-        greedy_ids, greedy_failed = _most_probable(scores[plan.greedy])
+        greedy_ids, greedy_failed = most_probable(scores[plan.greedy])
         random_ids, random_failed = self._draw_random(scores[plan.random], plan)
         for places, ids, bad in (
             (plan.greedy, greedy_ids, greedy_failed),
@@ -194,23 +182,23 @@ class Sampler:
         """Ids drawn for the rows of `plan.random`; scores: (rows drawn, V), overwritten."""
         import torch
 
-        probs = _padded(scores).softmax(-1)
+        probs = padded(scores).softmax(-1)
         plan.cut(probs)
         rows = [plan.rows[i] for i in plan.random]
-        sums = _block_sums(probs)
-        token_ids, pivot = _inverse_cdf(probs, sums, [row.uniform(0) for row in rows])
+        sums = block_sums(probs)
+        token_ids, pivot = inverse_cdf(probs, sums, [row.uniform(0) for row in rows])
         mass = sums.sum(-1, dtype=torch.float64)
         usable = torch.isfinite(mass)
         failed = tuple((~usable).nonzero().flatten().tolist())
         if not plan.has_top_p:
-            return _without(token_ids.tolist(), failed), failed
+            return without_failed(token_ids.tolist(), failed), failed
         limit = _column([row.params.top_p for row in rows], probs).double() * mass  # (R,)
         pending = torch.arange(len(rows), device=probs.device)
         attempt = 0
         while True:
             # A token belongs to the nucleus when the tokens above it do not fill it already.
-            above = _greater(probs, pivot)
-            sums = _block_sums(above)
+            above = only_above(probs, pivot)
+            sums = block_sums(above)
             is_outside = (sums.sum(-1, dtype=torch.float64) >= limit) & usable[pending]
             again = is_outside.nonzero().flatten()
             if not len(again):
@@ -218,8 +206,8 @@ class Sampler:
             attempt += 1
             pending, limit, probs = pending[again], limit[again], above[again]
             draws = [rows[i].uniform(attempt) for i in pending.tolist()]
-            token_ids[pending], pivot = _inverse_cdf(probs, sums[again], draws)
-        return _without(token_ids.tolist(), failed), failed
+            token_ids[pending], pivot = inverse_cdf(probs, sums[again], draws)
+        return without_failed(token_ids.tolist(), failed), failed
 
 
 class _Row:
@@ -354,7 +342,7 @@ class _Plan:
             floor = _column(self._min_p, probs).unsqueeze(1) * probs.amax(-1, keepdim=True)
         if top_k := [(i, k) for i, k in self._top_k if k < probs.shape[1]]:
             places = [i for i, _ in top_k]
-            best, _ = _best(probs[places], max(k for _, k in top_k))
+            best, _ = best_values(probs[places], max(k for _, k in top_k))
             kth = torch.tensor([k - 1 for _, k in top_k], device=probs.device).unsqueeze(1)
             floor[places] = torch.maximum(floor[places], best.gather(1, kth))
         kept = torch.empty_like(probs)
@@ -388,107 +376,3 @@ def _column(values: Sequence[float], like: Tensor) -> Tensor:
     import torch
 
     return torch.tensor(values, dtype=torch.float32, device=like.device)
-
-
-def _padded(scores: Tensor) -> Tensor:
-    """The scores in whole blocks; the ids that do not exist are impossible."""
-    import torch
-
-    missing = -scores.shape[1] % BLOCK
-    if not missing:
-        return scores
-    return torch.nn.functional.pad(scores, (0, missing), value=float("-inf"))
-
-
-def _most_probable(scores: Tensor) -> tuple[list[int], tuple[int, ...]]:
-    """The best id of each row, the lowest of equals, and the rows that have none.
-
-    Blocks first: a plain argmax is four times slower on a CPU (219 against 51 microseconds for
-    32 rows of 8,192).
-    """
-    import torch
-
-    blocks = _padded(scores).view(len(scores), -1, BLOCK)
-    maxima = blocks.amax(-1)  # (R, B)
-    block = maxima.argmax(-1)
-    rows = torch.arange(len(scores), device=scores.device)
-    inside = blocks[rows, block].argmax(-1)
-    best = maxima[rows, block]
-    token_ids = (block * BLOCK + inside).tolist()
-    failed = tuple(i for i, ok in enumerate(torch.isfinite(best).tolist()) if not ok)
-    return _without(token_ids, failed), failed
-
-
-def _without(token_ids: list[int], failed: Sequence[int]) -> list[int]:
-    """The ids, with a harmless one where the row failed."""
-    for i in failed:
-        token_ids[i] = 0
-    return token_ids
-
-
-def _best(values: Tensor, k: int) -> tuple[Tensor, Tensor]:
-    """The k largest values of each row and their ids, best first.
-
-    The k largest lie in the k strands (every (V / STRANDS)-th id) with the largest maxima, so
-    only those are searched: 0.5 against 0.8 milliseconds for k = 50 in 32 rows of 8,192, and
-    0.08 against 0.4 for k = 5.
-    """
-    import torch
-
-    n_rows, n_ids = values.shape
-    width = n_ids // STRANDS
-    if n_ids % STRANDS or 2 * k >= width:
-        best = values.topk(min(k, n_ids), dim=-1)
-        return best.values, best.indices
-    strand = values.view(n_rows, STRANDS, width).amax(1).topk(k, dim=-1, sorted=False).indices
-    starts = torch.arange(0, n_ids, width, device=values.device).view(1, STRANDS, 1)
-    ids = (strand.unsqueeze(1) + starts).flatten(1)  # (R, STRANDS * k)
-    best = values.gather(1, ids).topk(k, dim=-1)
-    return best.values, ids.gather(1, best.indices)
-
-
-def _greater(probs: Tensor, pivot: Tensor) -> Tensor:
-    """The values above each row's pivot, zero elsewhere."""
-    import torch
-
-    kept = torch.empty_like(probs)
-    torch.gt(probs, pivot.unsqueeze(1), out=kept)
-    return kept.mul_(probs)
-
-
-def _block_sums(probs: Tensor) -> Tensor:
-    """(R, V) -> (R, B)."""
-    return probs.view(len(probs), -1, BLOCK).sum(-1)
-
-
-def _inverse_cdf(probs: Tensor, sums: Tensor, draws: Sequence[float]) -> tuple[Tensor, Tensor]:
-    """Draws one id per row in proportion to `probs`.
-
-    probs: (R, V) float32, V whole blocks; sums: (R, B) of its blocks; draws: (R,) in [0, 1).
-    Returns the ids (R,) and their probabilities (R,).
-    """
-    import torch
-
-    rows = torch.arange(len(probs), device=probs.device)
-    reached = sums.cumsum(-1, dtype=torch.float64)
-    uniforms = torch.tensor(draws, dtype=torch.float64, device=probs.device)
-    target = uniforms * reached[:, -1]
-    block = _first_above(reached, target)
-    values = probs.view(len(probs), -1, BLOCK)[rows, block]  # (R, BLOCK)
-    rest = target - reached[rows, block] + sums[rows, block]
-    inside = _first_above(values.cumsum(-1, dtype=torch.float64), rest)
-    return block * BLOCK + inside, values[rows, inside]
-
-
-def _first_above(reached: Tensor, target: Tensor) -> Tensor:
-    """Where the running sum first exceeds the target: (R, N), (R,) -> (R,).
-
-    Rounding may carry the target to the end of the sum or below zero; the last entry that adds
-    something, or the first, is meant then.
-    """
-    import torch
-
-    end = torch.nextafter(reached[:, -1], torch.zeros_like(target))
-    target = torch.minimum(target.clamp(min=0.0), end)
-    place = torch.searchsorted(reached, target.unsqueeze(1), right=True).squeeze(1)
-    return place.clamp_(max=reached.shape[1] - 1)

@@ -129,12 +129,10 @@ def load(settings: ModelSettings) -> LoadedModel:
     recognition = registry().recognise(source.path)
     if source.is_builtin or source.path != settings.model_path:
         logger.info("model=%s folder=%s", settings.model_path, Path(source.path).name)
-    if recognition.family.loader == "peft":
-        raise UsageError(
-            f"{settings.model_path!r} holds a PEFT adapter; "
-            "merge it into its base model with fastchat.model.apply_lora first"
-        )
+    _refuse_by_family(settings.model_path, recognition.family)
     kind = inspect(source, settings)
+    for name, value in recognition.family.config.items():
+        setattr(kind.config, name, value)
     dtype, warning = placement.choose_dtype(
         settings, device, there, checkpoint=kind.dtype or recognition.family.dtype
     )
@@ -169,6 +167,20 @@ def load(settings: ModelSettings) -> LoadedModel:
         recognition.reason,
     )
     return loaded
+
+
+def _refuse_by_family(name: str, family: Family) -> None:
+    """Refuses what is recognised as something that has no weights to load here."""
+    match family.loader:
+        case "peft":
+            reason = "holds a PEFT adapter; merge it into its base model first"
+        case "remote":
+            reason = "is a service, not a checkpoint; register it as an endpoint of a gateway"
+        case "external":
+            reason = "needs an engine server of its own; start that and register it"
+        case _:
+            return
+    raise UsageError(f"{name!r} {reason} (family {family.name})")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -383,16 +395,26 @@ def _vocab_size(model: Any) -> int:
 def _eos_token_ids(
     model: Any, tokenizer: Any, family: Family, chosen: prompting.Prompting
 ) -> frozenset[int]:
-    """Every id that ends an answer: config, generation config, tokenizer, family, template."""
-    generation = getattr(model, "generation_config", None)
-    found: set[int] = set()
-    for value in (
-        getattr(generation, "eos_token_id", None),
-        getattr(model.config.get_text_config(), "eos_token_id", None),
-        tokenizer.eos_token_id,
+    """Every id that ends an answer.
+
+    Generation config, config, tokenizer, family and template are asked; where the family knows
+    that config or tokenizer names a wrong one, that is left out.
+    """
+    config_ids = getattr(model.config.get_text_config(), "eos_token_id", None)
+    generation_ids = getattr(getattr(model, "generation_config", None), "eos_token_id", None)
+    if family.ids_from == "tokenizer":
+        # A generation config that was not written for this model repeats its config.
+        generation_ids = None if generation_ids == config_ids else generation_ids
+        config_ids = None
+    named: list[int | Iterable[int] | None] = [
+        generation_ids,
+        config_ids,
+        None if family.ids_from == "config" else tokenizer.eos_token_id,
         family.eos_token_id,
         chosen.template.stop_token_ids if chosen.template else None,
-    ):
+    ]
+    found: set[int] = set()
+    for value in named:
         found.update(value if isinstance(value, Iterable) else () if value is None else (value,))
     size = _vocab_size(model)
     return frozenset(i for i in found if 0 <= i < size)

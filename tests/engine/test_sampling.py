@@ -9,7 +9,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from fastchat.engine.base import SamplingParams
-from fastchat.engine.sampling import Sampler, raw_logprobs, uniform
+from fastchat.engine.draw import uniform
+from fastchat.engine.sampling import Sampler, raw_logprobs
 
 GREEDY = SamplingParams(temperature=0)
 

@@ -210,6 +210,28 @@ def test_code_that_comes_with_a_model_runs_only_when_asked_for(
     assert marker.exists()
 
 
+def test_what_has_no_weights_to_load_here_is_refused_by_family(
+    changed: Change, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from fastchat.model import hub
+
+    monkeypatch.setattr(hub, "_is_hub_reachable", lambda: True)
+    with pytest.raises(UsageError, match="is a service"):
+        load(settings("gpt-4"))
+    adapter = tmp_path / "adapter"
+    adapter.mkdir()
+    (adapter / "adapter_config.json").write_text('{"base_model_name_or_path": "vicuna-7b"}')
+    with pytest.raises(UsageError, match="PEFT adapter"):
+        load(settings(adapter))
+
+
+def test_a_family_may_know_whose_end_token_is_right(changed: Change) -> None:
+    folder = changed("guanaco-7b", eos_token_id=7)
+    (folder / "generation_config.json").unlink()
+    assert load(settings(folder)).eos_token_ids == {7}
+    assert load(settings(changed("nobody", eos_token_id=7))).eos_token_ids == {1, 2, 7}
+
+
 @pytest.mark.parametrize(
     ("values", "error", "words"),
     [
