@@ -342,6 +342,7 @@ async def serve_sockets(
         access_log=False,
         server_header=False,
         date_header=False,
+        proxy_headers=False,  # whoever sends X-Forwarded-For is not believed
         timeout_keep_alive=75,
         timeout_graceful_shutdown=10,
         ssl_keyfile=settings.ssl_keyfile if settings.ssl else None,

@@ -14,28 +14,18 @@ import threading
 import urllib.request
 from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
 from contextlib import aclosing
-from typing import Any, cast
+from typing import Any
 
 import orjson
-from starlette.concurrency import iterate_in_threadpool, run_in_threadpool
 from starlette.requests import Request
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
 from fastchat.conversation import Conversation, get_conv_template
-from fastchat.engine.base import (
-    Chunk,
-    Embeddings,
-    EngineInfo,
-    EngineStats,
-    FinishReason,
-    GenerationRequest,
-    Usage,
-)
-from fastchat.errors import ModelError, UnavailableError, UsageError
+from fastchat.errors import UnavailableError, UsageError
 from fastchat.families.registry import registry
-from fastchat.message import Message
 from fastchat.serve.asgi import EventStream, Handler, json_response, unless_gone
+from fastchat.serve.gate_engine import CONTEXT_LENGTH, GateEngine, Params, called, gate_objects
 from fastchat.serve.published_worker import error_frame, error_object, read_fields
 from fastchat.serve.registration import Registration
 from fastchat.serve.worker import Worker
@@ -43,10 +33,6 @@ from fastchat.serve.worker_settings import WorkerSettings
 
 log = logging.getLogger(__name__)
 
-Params = dict[str, Any]
-
-_CONTEXT_LENGTH = 2048
-"""Of a worker that does not say."""
 _TIMEOUT_S = 5.0
 
 
@@ -105,7 +91,7 @@ class BaseModelWorker:
         raise NotImplementedError
 
     def count_token(self, params: Params) -> dict[str, int]:
-        return {"count": len(self._ids(params["prompt"])), "error_code": 0}
+        return {"count": len(self.token_ids(params["prompt"])), "error_code": 0}
 
     # What a subclass calls
 
@@ -156,7 +142,8 @@ class BaseModelWorker:
     def server(self) -> Worker:
         """The routes around this worker; made when they are first needed."""
         if self._server is None:
-            engine = GateEngine(self)
+            embeds = type(self).get_embeddings is not BaseModelWorker.get_embeddings
+            engine = GateEngine(self, embeds=embeds)
             settings = WorkerSettings(limit_worker_concurrency=self.limit_worker_concurrency)
             engines = dict.fromkeys(self.model_names, engine)
             self._server = Worker(engines, settings, extra_routes=lambda _: _gate_routes(self))
@@ -164,9 +151,9 @@ class BaseModelWorker:
 
     def objects(self, params: Params) -> AsyncGenerator[dict[str, Any]]:
         """The objects of `generate_stream_gate`, however it was written."""
-        return _objects(self.generate_stream_gate(params))
+        return gate_objects(self.generate_stream_gate(params))
 
-    def _ids(self, text: str) -> list[int]:
+    def token_ids(self, text: str) -> list[int]:
         if self.tokenizer is None:
             raise UsageError("This worker has no tokenizer.")
         return list(self.tokenizer(text).input_ids)
@@ -184,7 +171,7 @@ class BaseModelWorker:
             "check_heart_beat": True,
             "worker_status": self.get_status(),
             "multimodal": self.multimodal,
-            "worker_info": {"context_length": self.context_len or _CONTEXT_LENGTH},
+            "worker_info": {"context_length": self.context_len or CONTEXT_LENGTH},
         }
 
     def _post(self, route: str, body: Any) -> Any:
@@ -233,117 +220,6 @@ async def app(scope: Scope, receive: Receive, send: Send) -> None:
     await worker.server.app(scope, receive, send)
 
 
-class GateEngine:
-    """A `BaseModelWorker` as an engine, so that it answers the OpenAI API as well."""
-
-    def __init__(self, gate: BaseModelWorker) -> None:
-        self._gate = gate
-        embeds = type(gate).get_embeddings is not BaseModelWorker.get_embeddings
-        self.info = EngineInfo(
-            model_path=gate.model_path,
-            family="",
-            context_length=gate.context_len or _CONTEXT_LENGTH,
-            vocab_size=len(gate.tokenizer) if gate.tokenizer is not None else 0,
-            dtype="",
-            device="",
-            scheduler="gate",
-            template=gate.conv.name,
-            max_running=gate.limit_worker_concurrency,
-            abilities=frozenset({"generate", "embed"} if embeds else {"generate"}),
-        )
-        self._running = 0
-
-    async def start(self) -> None: ...
-
-    async def stop(self, drain_s: float = 5.0) -> None:
-        deadline = asyncio.get_running_loop().time() + drain_s
-        while self._running and asyncio.get_running_loop().time() < deadline:
-            await asyncio.sleep(0.01)
-
-    async def generate(self, request: GenerationRequest) -> AsyncGenerator[Chunk]:
-        if request.logprobs is not None:
-            raise UsageError("This worker reports no log-probabilities.", param="logprobs")
-        prompt = self._prompt(request)
-        self._running += 1
-        try:
-            for index in range(request.n):
-                async for chunk in self._choice(request, prompt, index=index):
-                    yield chunk
-        finally:
-            self._running -= 1
-
-    async def embed(self, texts: Sequence[str | Sequence[int]]) -> Embeddings:
-        words = [t if isinstance(t, str) else self.detokenize(t) for t in texts]
-        found = await _called(self._gate.get_embeddings, {"input": words})
-        if found.get("error_code"):
-            raise ModelError("The worker could not embed these texts.")
-        counts = (found["token_num"], *[0] * (len(words) - 1))  # only their sum is published
-        return Embeddings(vectors=found["embedding"], n_tokens=counts)
-
-    def render(self, messages: Sequence[Message]) -> str:
-        segments = self._gate.conv.template.render(messages, open_slot=True)
-        return "".join(segment.text for segment in segments)
-
-    def tokenize(self, text: str, *, add_special_tokens: bool = True) -> list[int]:
-        return self._gate._ids(text)
-
-    def detokenize(self, ids: Sequence[int]) -> str:
-        if self._gate.tokenizer is None:
-            raise UsageError("This worker takes no token ids; send text.", param="prompt")
-        return self._gate.tokenizer.decode(list(ids))
-
-    def stats(self) -> EngineStats:
-        return EngineStats(running=self._running)
-
-    def _prompt(self, request: GenerationRequest) -> str:
-        if request.messages is not None:
-            return self.render(request.messages)
-        prompt = request.prompt or ""
-        return prompt if isinstance(prompt, str) else self.detokenize(prompt)
-
-    async def _choice(
-        self, request: GenerationRequest, prompt: str, *, index: int
-    ) -> AsyncGenerator[Chunk]:
-        text = ""
-        reason: FinishReason = "stop"
-        usage: dict[str, int] = {}
-        params = self._params(request, prompt)
-        async with aclosing(self._gate.objects(params)) as objects:
-            async for value in objects:
-                if value.get("error_code"):
-                    raise ModelError("The worker failed while it generated.")
-                usage = value.get("usage") or usage
-                reason = value.get("finish_reason") or reason
-                new = value["text"][len(text) :]
-                if new:
-                    text += new
-                    yield Chunk(index=index, text=new)
-        counts = Usage(
-            prompt_tokens=usage.get("prompt_tokens", 0),
-            completion_tokens=usage.get("completion_tokens", 0),
-        )
-        yield Chunk(index=index, finish_reason=reason, usage=counts)
-
-    def _params(self, request: GenerationRequest, prompt: str) -> Params:
-        sampling = request.sampling
-        stop = [*request.stop, *self._gate.conv.template.stop]
-        return {
-            "model": self._gate.model_names[0],
-            "prompt": prompt,
-            "temperature": sampling.temperature,
-            "top_p": sampling.top_p,
-            "top_k": sampling.top_k,
-            "repetition_penalty": sampling.repetition_penalty,
-            "presence_penalty": sampling.presence_penalty,
-            "frequency_penalty": sampling.frequency_penalty,
-            "seed": sampling.seed,
-            "max_new_tokens": request.max_tokens or self.info.context_length,
-            "stop": stop or None,
-            "stop_token_ids": [*request.stop_token_ids, *self._gate.conv.template.stop_token_ids],
-            "echo": request.echo,
-        }
-
-
 def _gate_routes(gate: BaseModelWorker) -> dict[str, Handler]:
     """The published routes, which pass the bodies on as they came."""
 
@@ -360,7 +236,7 @@ def _gate_routes(gate: BaseModelWorker) -> dict[str, Handler]:
 
     def told(work: Callable[[Params], Any]) -> Handler:
         async def answer(request: Request) -> Response:
-            return json_response(await _called(work, await read_fields(request)))
+            return json_response(await called(work, await read_fields(request)))
 
         return answer
 
@@ -374,12 +250,12 @@ def _gate_routes(gate: BaseModelWorker) -> dict[str, Handler]:
 
     return {
         "/worker_generate_stream": generate_stream,
-        "/worker_generate": admitted(lambda params: _called(gate.generate_gate, params)),
-        "/worker_get_embeddings": admitted(lambda params: _called(gate.get_embeddings, params)),
+        "/worker_generate": admitted(lambda params: called(gate.generate_gate, params)),
+        "/worker_get_embeddings": admitted(lambda params: called(gate.get_embeddings, params)),
         "/worker_get_status": told(lambda _: gate.get_status()),
         "/count_token": told(gate.count_token),
         "/worker_get_conv_template": told(lambda _: gate.get_conv_template()),
-        "/model_details": told(lambda _: {"context_length": gate.context_len or _CONTEXT_LENGTH}),
+        "/model_details": told(lambda _: {"context_length": gate.context_len or CONTEXT_LENGTH}),
     }
 
 
@@ -390,29 +266,3 @@ async def _gate_frames(gate: BaseModelWorker, params: Params) -> AsyncGenerator[
                 yield orjson.dumps(value) + b"\0"
     except Exception as error:
         yield error_frame(error)
-
-
-async def _objects(frames: Any) -> AsyncGenerator[dict[str, Any]]:
-    """JSON objects of `frames`, a generator of bytes; one that blocks runs in a thread."""
-    is_async = hasattr(frames, "__anext__")
-    source = frames if is_async else iterate_in_threadpool(frames)
-    left = b""
-    try:
-        async for part in source:
-            *whole, left = (left + part).split(b"\0")
-            for frame in whole:
-                yield json.loads(frame)
-    finally:
-        if is_async:
-            await frames.aclose()
-        else:
-            with contextlib.suppress(ValueError):  # a step of it is running in the thread
-                frames.close()
-
-
-async def _called(function: Callable[[Params], Any], params: Params) -> Any:
-    """What `function` gives; one that is no coroutine may block, and runs in a thread."""
-    if asyncio.iscoroutinefunction(function):
-        return await function(params)
-    result = await run_in_threadpool(function, params)
-    return await cast(Awaitable[Any], result) if asyncio.iscoroutine(result) else result

@@ -4,6 +4,7 @@ python3 -m fastchat.serve.model_worker --model-path lmsys/vicuna-7b-v1.5
 """
 
 import asyncio
+import logging
 import secrets
 import socket
 import sys
@@ -23,6 +24,10 @@ from fastchat.settings import CommaList, Group, alias, run_command
 if TYPE_CHECKING:
     from fastchat.engine.base import Engine
     from fastchat.serve.worker import Worker
+
+log = logging.getLogger(__name__)
+
+_LOOPBACK = ("localhost", "127.0.0.1", "::1")
 
 ModelNames = Annotated[CommaList, alias("--model-name")]
 
@@ -67,6 +72,12 @@ def run_worker(
     from fastchat.serve.asgi import bind, run_loop
 
     logs.setup(f"model_worker_{secrets.token_hex(4)}.log", debug=settings.debug)
+    if settings.host not in _LOOPBACK:
+        log.warning(
+            "listening on %s: whoever reaches this port can use the model; "
+            "let only the gateway reach it",
+            settings.host,
+        )
     with ExitStack() as opened:
         sockets = [opened.enter_context(s) for s in bind(settings.host, settings.port)]
         run_loop(_serve(settings, open_engines, sockets))

@@ -1,16 +1,14 @@
 """Worker: one HTTP process around its engines. It speaks the OpenAI API itself.
 
-Routes, admission and what happens when a client leaves stand here; bodies and replies are
-`protocol/`'s, the way to the engine is `generation.py`'s.
+Admission, the table of routes and the short ones among them stand here; chat and completions
+are `text_routes.py`'s, bodies and replies are `protocol/`'s.
 """
 
 import asyncio
 import base64
-import hashlib
 import re
 import time
-from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping, Sequence
-from contextlib import aclosing
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import Any, TypeVar
 
 import numpy as np
@@ -21,33 +19,20 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
-from fastchat import __version__
-from fastchat.engine.base import Chunk, Embeddings, Engine
+from fastchat.engine.base import Embeddings, Engine
 from fastchat.errors import NotFoundError, UnknownModelError, UsageError
-from fastchat.protocol.errors import public_error
+from fastchat.families.registry import registry
 from fastchat.protocol.openai_api import (
     Body,
-    ChatRequest,
-    CompletionRequest,
     DetokenizeRequest,
     EmbeddingRequest,
     TokenizeRequest,
     ignored_fields,
     parse,
 )
-from fastchat.protocol.openai_replies import (
-    ChatStream,
-    CompletionStream,
-    ReplyHead,
-    chat_choice,
-    completion_choice,
-    legacy_logprobs,
-    model_card,
-    new_id,
-)
+from fastchat.protocol.openai_replies import model_card
 from fastchat.serve.admission import Admission
 from fastchat.serve.asgi import (
-    SSE_DONE,
     EventStream,
     Handler,
     answering,
@@ -57,18 +42,8 @@ from fastchat.serve.asgi import (
     read_body,
     unless_gone,
 )
-from fastchat.serve.generation import (
-    Answer,
-    UsageSum,
-    Writer,
-    chat_request,
-    check_size,
-    complete_answers,
-    completion_requests,
-    only_echo,
-    run,
-    stream_events,
-)
+from fastchat.serve.generation import check_size
+from fastchat.serve.text_routes import TextRoutes
 from fastchat.serve.worker_metrics import WorkerMetrics
 from fastchat.serve.worker_settings import WorkerSettings
 
@@ -120,10 +95,10 @@ class Worker:
             )
             for name, engine in self.engines.items()
         ]
-        self._fingerprints = {name: _fingerprint(e) for name, e in self.engines.items()}
+        texts = TextRoutes(self)
         posts = {
-            "/v1/chat/completions": self._chat,
-            "/v1/completions": self._completions,
+            "/v1/chat/completions": texts.chat,
+            "/v1/completions": texts.completions,
             "/v1/embeddings": self._embeddings,
             "/tokenize": self._tokenize,
             "/detokenize": self._detokenize,
@@ -202,121 +177,8 @@ class Worker:
 
         return await unless_gone(request, self.admitted(work))
 
-    # Chat and completions
-
-    async def _chat(self, request: Request) -> Response:
-        body, headers = await self._body(request, ChatRequest)
-        engine = self.engine(body.model)
-        head = self._head("chatcmpl", "chat.completion", body.model)
-        wanted = chat_request(body, engine.info, request_id=head.id, seed=self.settings.seed)
-        usage = UsageSum(body.n)
-        with_logprobs = body.alternatives is not None
-        if body.stream:
-            events = self._stream(
-                request,
-                run(engine, [wanted]),
-                ChatStream(head, with_usage=body.include_usage),
-                usage,
-                with_logprobs=with_logprobs,
-                with_usage=body.include_usage,
-            )
-            return EventStream(events, headers=headers)
-        answers = await self._complete(request, run(engine, [wanted]), usage, count=body.n)
-        choices = [
-            chat_choice(i, a.text, a.finish_reason, a.logprobs if with_logprobs else None)
-            for i, a in enumerate(answers)
-        ]
-        return json_response(
-            {**head.fields(), "choices": choices, "usage": usage.fields()}, headers=headers
-        )
-
-    async def _completions(self, request: Request) -> Response:
-        body, headers = await self._body(request, CompletionRequest)
-        engine = self.engine(body.model)
-        head = self._head("cmpl", "text_completion", body.model)
-        wanted = completion_requests(body, engine.info, request_id=head.id, seed=self.settings.seed)
-        usage = UsageSum(body.width)
-        chunks = run(engine, wanted)
-        if body.max_tokens == 0:
-            chunks = only_echo(chunks)
-        if body.stream:
-            writer = CompletionStream(
-                head, with_usage=body.include_usage, with_top=bool(body.logprobs)
-            )
-            events = self._stream(
-                request,
-                chunks,
-                writer,
-                usage,
-                with_logprobs=body.logprobs is not None,
-                with_usage=body.include_usage,
-            )
-            return EventStream(events, headers=headers)
-        answers = await self._complete(
-            request, chunks, usage, count=len(wanted) * body.width, has_echo=body.echo
-        )
-        chosen = _best(answers, width=body.width, keep=body.n)
-        choices = [_completion_choice(i, a, body.logprobs) for i, a in enumerate(chosen)]
-        return json_response(
-            {**head.fields(), "choices": choices, "usage": usage.fields()}, headers=headers
-        )
-
-    async def _stream(
-        self,
-        request: Request,
-        chunks: AsyncGenerator[tuple[int, Chunk]],
-        writer: Writer,
-        usage: UsageSum,
-        *,
-        with_logprobs: bool,
-        with_usage: bool,
-    ) -> AsyncGenerator[bytes]:
-        """Events of a request that waits for its place first."""
-        began = request.state.began
-        pieces = stream_events(
-            chunks,
-            writer,
-            usage,
-            interval=self.settings.stream_interval,
-            with_logprobs=with_logprobs,
-        )
-        is_first = True
-        status = "gone"
-        try:
-            async with self.admission, aclosing(pieces):
-                async for event in pieces:
-                    if is_first:
-                        self.metrics.first_token(time.perf_counter() - began)
-                        is_first = False
-                    yield event
-            yield (writer.usage(usage.fields()) if with_usage else b"") + SSE_DONE
-            status = "200"
-        except Exception as error:
-            status = str(public_error(error).status)
-            raise
-        finally:
-            self.metrics.finished(request.url.path, status, time.perf_counter() - began)
-
-    async def _complete(
-        self,
-        request: Request,
-        chunks: AsyncGenerator[tuple[int, Chunk]],
-        usage: UsageSum,
-        *,
-        count: int,
-        has_echo: bool = False,
-    ) -> list[Answer]:
-        """Whole answers, unless the client leaves before."""
-
-        def work() -> Awaitable[list[Answer]]:
-            return complete_answers(chunks, usage, count=count, has_echo=has_echo)
-
-        return await unless_gone(request, self.admitted(work))
-
-    # The other routes
-
     async def _embeddings(self, request: Request) -> Response:
-        body, headers = await self._body(request, EmbeddingRequest)
+        body, headers = await self.body(request, EmbeddingRequest)
         engine = self.engine(body.model)
         found = await self.embedded(request, engine, body.input)
         vectors = np.asarray(found.vectors, dtype=np.float32)
@@ -341,13 +203,16 @@ class Worker:
         )
 
     async def _tokenize(self, request: Request) -> Response:
-        body, headers = await self._body(request, TokenizeRequest)
+        body, headers = await self.body(request, TokenizeRequest)
         engine = self.engine(body.model)
-        text = body.prompt
+        text, add_special_tokens = body.prompt, body.add_special_tokens
         if text is None:
             text = engine.render([m.message() for m in body.messages])
+            # A chat template writes the special tokens itself, a template of ours does not.
+            is_ours = engine.info.template in registry().template_names
+            add_special_tokens = add_special_tokens and is_ours
         check_size(len(text), engine.info, param="prompt")
-        ids = await tokenized(engine, text, add_special_tokens=body.add_special_tokens)
+        ids = await tokenized(engine, text, add_special_tokens=add_special_tokens)
         reply = {
             "count": len(ids),
             "max_model_len": engine.info.context_length,
@@ -356,7 +221,7 @@ class Worker:
         return json_response(reply, headers=headers)
 
     async def _detokenize(self, request: Request) -> Response:
-        body, headers = await self._body(request, DetokenizeRequest)
+        body, headers = await self.body(request, DetokenizeRequest)
         engine = self.engine(body.model)
         largest = max(body.tokens, default=0)
         if largest >= engine.info.vocab_size:
@@ -388,9 +253,7 @@ class Worker:
     async def _metrics(self, request: Request) -> Response:
         return Response(self.metrics.text(), media_type="text/plain; version=0.0.4")
 
-    # What all routes share
-
-    async def _body(self, request: Request, kind: type[B]) -> tuple[B, dict[str, str] | None]:
+    async def body(self, request: Request, kind: type[B]) -> tuple[B, dict[str, str] | None]:
         """The checked body, and headers that tell which of its fields were ignored."""
         fields = parse_json_object(await read_body(request, MAX_BODY_BYTES))
         body = parse(kind, fields)
@@ -401,14 +264,6 @@ class Worker:
             raise UsageError(f"`{ignored[0][:64]}` has no meaning here.", param=ignored[0][:64])
         named = filter(_FIELD_NAME.fullmatch, ignored[:_MAX_NAMED_FIELDS])
         return body, {"x-fastchat-ignored": ", ".join(named)}
-
-    def _head(self, prefix: str, object: str, model: str) -> ReplyHead:
-        return ReplyHead(
-            id=new_id(prefix),
-            object=object,
-            model=model,
-            fingerprint=self._fingerprints[model],
-        )
 
     def _counted(self, path: str, handler: Handler) -> Handler:
         """`handler` with its failures answered and its outcome counted."""
@@ -442,31 +297,6 @@ async def tokenized(engine: Engine, text: str, *, add_special_tokens: bool = Tru
         return engine.tokenize(text, add_special_tokens=add_special_tokens)
 
     return work() if len(text) < _LONG_TEXT else await asyncio.to_thread(work)
-
-
-def _fingerprint(engine: Engine) -> str:
-    """Changes when the same request may get another answer."""
-    info = engine.info
-    parts = (__version__, info.model_path, info.dtype, info.device, info.scheduler, info.template)
-    return "fp_" + hashlib.sha256("\0".join(parts).encode()).hexdigest()[:10]
-
-
-def _best(answers: Sequence[Answer], *, width: int, keep: int) -> list[Answer]:
-    """Of each `width` answers to one prompt the `keep` with the best mean log-probability."""
-    if width == keep:
-        return list(answers)
-    chosen: list[Answer] = []
-    for i in range(0, len(answers), width):
-        ranked = sorted(answers[i : i + width], key=lambda a: a.mean_logprob, reverse=True)
-        chosen += ranked[:keep]
-    return chosen
-
-
-def _completion_choice(index: int, answer: Answer, logprobs: int | None) -> dict[str, Any]:
-    lists = None
-    if logprobs is not None:
-        lists = legacy_logprobs(answer.logprobs, answer.text, with_top=logprobs > 0)
-    return completion_choice(index, answer.text, answer.finish_reason, lists)
 
 
 def _shortened(vectors: np.ndarray, dimensions: int) -> np.ndarray:
