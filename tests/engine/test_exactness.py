@@ -124,7 +124,7 @@ def test_a_long_neighbour_changes_no_rotary_frequency(kind: str) -> None:
     from tests.engine.conftest import config_of
 
     config = config_of("phi3")
-    config.original_max_position_embeddings = 64
+    config.max_position_embeddings = config.original_max_position_embeddings = 64
     config.rope_parameters = {"rope_type": kind, "rope_theta": 1e4, "factor": 4.0}
     if kind == "longrope":
         config.rope_parameters |= {
