@@ -95,6 +95,8 @@ class ModelDirectory:
         Raises:
             UnavailableError: the controller knows no worker for it.
         """
+        if self.source.api_url is None:
+            await self.listing()  # finds out who answers now
         if not self._asks_controller:
             return self._client(self._gateway_url, self.source.api_key)
         answer = await self._post_to_controller("/get_worker_address", {"model": model})
