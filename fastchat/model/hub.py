@@ -34,7 +34,6 @@ class Source:
     """For every `from_pretrained`."""
     gguf: dict[str, str] = field(default_factory=dict[str, str])
     """Names the weights file in a folder that holds a GGUF model."""
-    is_builtin: bool = False
 
 
 def locate(model_path: str, *, revision: str = "main", use_modelscope: bool = False) -> Source:
@@ -54,7 +53,7 @@ def locate(model_path: str, *, revision: str = "main", use_modelscope: bool = Fa
         folder = Path(__file__).parent / BUILTIN
         if not folder.is_dir():
             raise UsageError(f"{BUILTIN} is not in this installation; give --model-path")
-        return Source(path=str(folder), is_builtin=True)
+        return Source(path=str(folder))
     if use_modelscope:
         return _folder(_modelscope_folder(model_path, revision))
     _check_hub_id(model_path)

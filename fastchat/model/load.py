@@ -13,13 +13,13 @@ import platform
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from importlib.util import find_spec
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from fastchat.errors import DataError, ModelError, UsageError
 from fastchat.families.registry import Family, Recognition, registry
 from fastchat.message import Message
 from fastchat.model import hub, placement, prompting
+from fastchat.model.kind import Kind, context_length, inspect
 from fastchat.settings import Env, alias
 
 if TYPE_CHECKING:
@@ -123,14 +123,19 @@ def load(settings: ModelSettings) -> LoadedModel:
     device = placement.choose_device(settings, there)
     _quiet_libraries()
     placement.use_threads(settings.num_threads)
+    recognition = registry().recognise(settings.model_path)
+    if recognition.adapter is not None:
+        wishes = {"revision": settings.revision, "dtype": settings.dtype}
+        with hub.plain_errors(settings.model_path, "model"):
+            model, tokenizer = recognition.adapter.load_model(settings.model_path, wishes)
+        model.to(placement.first_device(device)).eval().requires_grad_(False)
+        return _assembled(settings, model, tokenizer, recognition=recognition)
     source = hub.locate(
         settings.model_path, revision=settings.revision, use_modelscope=settings.use_modelscope
     )
     recognition = registry().recognise(source.path)
-    if source.is_builtin or source.path != settings.model_path:
-        logger.info("model=%s folder=%s", settings.model_path, Path(source.path).name)
     _refuse_by_family(settings.model_path, recognition.family)
-    kind = inspect(source, settings)
+    kind = inspect(source, settings.model_path, trust_remote_code=settings.trust_remote_code)
     for name, value in recognition.family.config.items():
         setattr(kind.config, name, value)
     dtype, warning = placement.choose_dtype(
@@ -141,27 +146,39 @@ def load(settings: ModelSettings) -> LoadedModel:
     quantizes = _should_quantize(settings, device, kind)
     tokenizer = _load_tokenizer(source, settings, recognition.family)
     model = _load_weights(source, settings, kind, device=device, dtype=dtype, quantizes=quantizes)
+    return _assembled(settings, model, tokenizer, recognition=recognition, is_causal=kind.is_causal)
+
+
+def _assembled(
+    settings: ModelSettings,
+    model: Any,
+    tokenizer: Any,
+    *,
+    recognition: Recognition,
+    is_causal: bool = True,
+) -> LoadedModel:
+    """The model with all that belongs to it, and one line in the log about it."""
     chosen = prompting.choose_prompting(settings, tokenizer, recognition, registry())
-    context_len = _context_len(settings, kind.config, recognition)
     loaded = LoadedModel(
         model=model,
         tokenizer=tokenizer,
-        context_len=context_len,
+        context_len=_context_len(settings, model.config, recognition),
         vocab_size=_vocab_size(model),
         family=recognition.family,
         prompting=chosen,
         device=model.get_input_embeddings().weight.device,
-        dtype=placement.torch_dtype(dtype),
+        dtype=model.get_input_embeddings().weight.dtype,
         eos_token_ids=_eos_token_ids(model, tokenizer, recognition.family, chosen),
         stop=chosen.template.stop if chosen.template else (),
-        can_generate=kind.is_causal,
+        can_generate=is_causal,
     )
     logger.info(
-        "loaded model=%s device=%s dtype=%s context=%d template=%s family=%s (%s)",
+        "loaded model=%s device=%s dtype=%s%s context=%d template=%s family=%s (%s)",
         settings.model_path,
         loaded.device,
-        f"{dtype}, 8-bit weights" if quantizes else dtype,
-        context_len,
+        str(loaded.dtype).removeprefix("torch."),
+        " (weights in 8 bits)" if settings.load_8bit else "",
+        loaded.context_len,
         chosen.name,
         recognition.family.name,
         recognition.reason,
@@ -183,85 +200,6 @@ def _refuse_by_family(name: str, family: Family) -> None:
     raise UsageError(f"{name!r} {reason} (family {family.name})")
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Kind:
-    """What a checkpoint's config says."""
-
-    config: Any
-    is_causal: bool
-    """False for an encoder."""
-    dtype: placement.Dtype | None
-    """In which the weights were saved, if it is one of the usual three."""
-    quantization: str | None
-
-
-def inspect(source: hub.Source, settings: ModelSettings) -> Kind:
-    """Reads a checkpoint's config and refuses what cannot be served, by name."""
-    from transformers import AutoConfig
-    from transformers.models.auto.modeling_auto import (
-        MODEL_FOR_CAUSAL_LM_MAPPING,
-        MODEL_FOR_MASKED_LM_MAPPING,
-    )
-
-    name = settings.model_path
-    with hub.plain_errors(name):
-        config = AutoConfig.from_pretrained(
-            source.path, **source.arguments, trust_remote_code=settings.trust_remote_code
-        )
-    architecture = ", ".join(getattr(config, "architectures", None) or [config.model_type])
-    quantization = _quantization(config, name)
-    if getattr(config, "is_encoder_decoder", False):
-        raise UsageError(f"{name!r} is an encoder-decoder ({architecture}), which is not served")
-    is_decoder = architecture.endswith(("ForCausalLM", "LMHeadModel"))
-    is_masked = type(config) in MODEL_FOR_MASKED_LM_MAPPING and not config.is_decoder
-    has_own_code = "AutoModelForCausalLM" in (getattr(config, "auto_map", None) or {})
-    is_causal = is_decoder or not is_masked
-    known = type(config) in MODEL_FOR_CAUSAL_LM_MAPPING or has_own_code
-    if is_causal and not known:
-        raise UsageError(
-            f"{name!r} is a {architecture}; causal language models and encoders are served"
-        )
-    saved = str(getattr(config, "dtype", None)).removeprefix("torch.")
-    return Kind(
-        config=config,
-        is_causal=is_causal,
-        dtype=saved if saved in ("float32", "float16", "bfloat16") else None,
-        quantization=quantization,
-    )
-
-
-def context_length(config: Any) -> int | None:
-    """How many tokens a model of this config can attend to; None when it does not say.
-
-    A position range that was stretched is recorded either before (`linear`, `dynamic`: the
-    factor multiplies) or after stretching (`llama3`, `yarn`, ...). Where the original range is
-    recorded as well, it tells which.
-    """
-    config = config.get_text_config()
-    names = (
-        "max_position_embeddings",
-        "max_sequence_length",
-        "seq_length",
-        "max_seq_len",
-        "model_max_length",
-    )
-    values = (getattr(config, name, None) for name in names)
-    length = next((value for value in values if isinstance(value, int) and value > 0), None)
-    if length is None:
-        return None
-    rope = getattr(config, "rope_parameters", None) or getattr(config, "rope_scaling", None) or {}
-    factor = rope.get("factor")
-    if not isinstance(factor, int | float):
-        return length
-    original = rope.get("original_max_position_embeddings") or getattr(
-        config, "original_max_position_embeddings", None
-    )
-    if original:
-        return max(length, int(original * factor))
-    kind = rope.get("rope_type") or rope.get("type")
-    return int(length * factor) if kind in ("linear", "dynamic") else length
-
-
 def _context_len(settings: ModelSettings, config: Any, recognition: Recognition) -> int:
     """The context length to serve."""
     own = context_length(config) or recognition.family.context_for(settings.model_path)
@@ -275,29 +213,6 @@ def _context_len(settings: ModelSettings, config: Any, recognition: Recognition)
             raise UsageError(f"--context-len {wanted}: this model has {own} positions")
         logger.warning("context of %d is beyond the %d the model was made for", wanted, own)
     return wanted
-
-
-def _quantization(config: Any, name: str) -> str | None:
-    """The method by which a checkpoint is quantized; refuses one that nothing here reads.
-
-    A format that transformers does not know would be loaded as if it were plain weights.
-    """
-    from transformers.quantizers.auto import AUTO_QUANTIZATION_CONFIG_MAPPING
-
-    record = getattr(config, "quantization_config", None)
-    if record is None:
-        return None
-    if not isinstance(record, dict):
-        record = record.to_dict()
-    method = record.get("quant_method")
-    if method is None and (record.get("load_in_8bit") or record.get("load_in_4bit")):
-        return "bitsandbytes"
-    if method not in {*AUTO_QUANTIZATION_CONFIG_MAPPING, "bitsandbytes"}:
-        raise UsageError(
-            f"{name!r} is quantized as {method!r}, which this engine cannot read; "
-            "use an engine server that does, or another checkpoint of the model"
-        )
-    return method
 
 
 def _should_quantize(settings: ModelSettings, device: str, kind: Kind) -> bool:

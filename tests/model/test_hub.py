@@ -42,7 +42,7 @@ def test_the_builtin_model_gives_way_to_a_folder_of_its_name(
     monkeypatch.chdir(tmp_path.parent)
     builtin = Path(hub.__file__).parent / hub.BUILTIN
     if builtin.is_dir():
-        assert hub.locate(hub.BUILTIN) == hub.Source(path=str(builtin), is_builtin=True)
+        assert hub.locate(hub.BUILTIN) == hub.Source(path=str(builtin))
     else:
         with pytest.raises(UsageError, match="not in this installation"):
             hub.locate(hub.BUILTIN)

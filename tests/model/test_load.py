@@ -10,7 +10,7 @@ import pytest
 
 from fastchat.errors import DataError, ModelError, UsageError
 from fastchat.message import Message
-from fastchat.model.load import ModelSettings, context_length, load
+from fastchat.model.load import ModelSettings, load
 
 HELLO = [Message(role="user", text="hello")]
 
@@ -225,6 +225,33 @@ def test_what_has_no_weights_to_load_here_is_refused_by_family(
         load(settings(adapter))
 
 
+def test_a_family_in_code_loads_its_own_models(checkpoint: Path) -> None:
+    from fastchat.conversation import get_conv_template
+    from fastchat.families.registry import registry
+
+    class OwlAdapter:
+        def match(self, model_path: str) -> bool:
+            return model_path == "an-owl"
+
+        def load_model(self, model_path: str, wishes: dict[str, Any]) -> tuple[Any, Any]:
+            from transformers import AutoModelForCausalLM, AutoTokenizer
+
+            tokenizer = AutoTokenizer.from_pretrained(checkpoint)
+            tokenizer.chat_template = None
+            return AutoModelForCausalLM.from_pretrained(checkpoint), tokenizer
+
+        def get_default_conv_template(self, model_path: str) -> Any:
+            return get_conv_template("alpaca")
+
+    registry.cache_clear()
+    try:
+        registry().add_adapter(OwlAdapter())
+        loaded = load(settings("an-owl"))
+    finally:
+        registry.cache_clear()
+    assert (loaded.template_name, loaded.vocab_size, loaded.context_len) == ("alpaca", 260, 512)
+
+
 def test_a_family_may_know_whose_end_token_is_right(changed: Change) -> None:
     folder = changed("guanaco-7b", eos_token_id=7)
     (folder / "generation_config.json").unlink()
@@ -357,55 +384,6 @@ def test_threads_are_set(checkpoint: Path) -> None:
             load(settings(checkpoint, num_threads=0))
     finally:
         torch.set_num_threads(before)
-
-
-def llama_config(**values: Any) -> Any:
-    from transformers import LlamaConfig
-
-    return LlamaConfig(max_position_embeddings=4096, **values)
-
-
-@pytest.mark.parametrize(
-    ("rope", "length"),
-    [
-        (None, 4096),
-        ({"rope_type": "default", "rope_theta": 1e4}, 4096),
-        ({"rope_type": "linear", "factor": 4.0, "rope_theta": 1e4}, 16384),
-        ({"rope_type": "dynamic", "factor": 2.0, "rope_theta": 1e4}, 8192),
-        (
-            {
-                "rope_type": "llama3",
-                "factor": 8.0,
-                "original_max_position_embeddings": 512,
-                "low_freq_factor": 1.0,
-                "high_freq_factor": 4.0,
-                "rope_theta": 1e4,
-            },
-            4096,
-        ),
-        (
-            {
-                "rope_type": "yarn",
-                "factor": 4.0,
-                "original_max_position_embeddings": 4096,
-                "rope_theta": 1e4,
-            },
-            16384,
-        ),
-    ],
-)
-def test_context_length_counts_a_stretched_range_once(rope: Any, length: int) -> None:
-    config = llama_config(rope_parameters=rope) if rope else llama_config()
-    assert context_length(config) == length
-
-
-def test_context_length_of_other_configs() -> None:
-    from transformers import BloomConfig, Gemma3TextConfig, GPT2Config, MambaConfig
-
-    assert context_length(GPT2Config(n_positions=300)) == 300
-    assert context_length(BloomConfig(seq_length=77)) == 77
-    assert context_length(MambaConfig()) is None
-    assert context_length(Gemma3TextConfig(max_position_embeddings=1000)) == 1000
 
 
 def test_loading_is_imported_without_torch() -> None:
