@@ -86,6 +86,10 @@ class FitArguments:
     model_max_length: int = field(
         default=512, metadata={"help": "Longest conversation in tokens; the rest is cut."}
     )
+    muon_learning_rate: float | None = field(
+        default=None,
+        metadata={"help": "Train the weight matrices with Muon at this rate, the rest with AdamW."},
+    )
     global_batch_size: int | None = field(
         default=None, metadata={"help": "Conversations a step that are meant; warns when not so."}
     )

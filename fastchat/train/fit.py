@@ -76,6 +76,8 @@ def fit(arguments: Arguments, *, attention: Callable[[], str] | None = None) -> 
         say(note)
     if not arguments.data.data_path:
         raise UsageError("--data_path is missing: the conversations to learn from.")
+    if arguments.fit.muon_learning_rate is not None and (training.fsdp or training.deepspeed):
+        raise UsageError("--muon_learning_rate needs whole matrices; use it without sharding.")
     set_seed(training.seed)
 
     template = registry().template(arguments.model.conv_template)
@@ -266,6 +268,23 @@ def make_trainer(
             if self.args.fsdp_plugin_args is not None and not self.is_fsdp_enabled:
                 shard_without_accelerator(self)
 
+        def create_optimizer(self, model: Any = None) -> Any:
+            rate = arguments.fit.muon_learning_rate
+            whole = model or self.model
+            if rate is None or whole is None or self.optimizer is not None:
+                return super().create_optimizer(model)
+            from fastchat.train.muon import Muon
+
+            self.optimizer = Muon(
+                whole.named_parameters(),
+                lr=self.args.learning_rate,
+                matrix_lr=rate,
+                betas=(self.args.adam_beta1, self.args.adam_beta2),
+                eps=self.args.adam_epsilon,
+                weight_decay=self.args.weight_decay,
+            )
+            return self.optimizer
+
         def _get_train_sampler(self, train_dataset: Any = None) -> Sampler[int] | None:
             if self.args.train_sampling_strategy != "group_by_length":
                 return super()._get_train_sampler(train_dataset)
@@ -298,7 +317,8 @@ def shard_without_accelerator(trainer: "Trainer") -> None:
     state = trainer.accelerator.state
     if state.distributed_type != DistributedType.MULTI_CPU:
         return
-    plugin = FullyShardedDataParallelPlugin(**trainer.args.fsdp_plugin_args)
+    settings: dict[str, Any] = dict(trainer.args.fsdp_plugin_args or {})
+    plugin = FullyShardedDataParallelPlugin(**settings)
     if state.mixed_precision != "no":
         plugin.set_mixed_precision(state.mixed_precision)
     state.fsdp_plugin = plugin

@@ -1,0 +1,496 @@
+"""Writes the conversations that vicuna-tiny learns from and is examined on.
+
+A conversation is made of episodes: one or a few exchanges that belong together, such as a sum
+and "and plus 5?". Every exchange has a key that says what is asked; keys that fall into the
+held-out tenth never occur in training, and only they are examined. The wordings stand in
+topics.toml. Same seed, same text.
+"""
+
+import random
+import tomllib
+import zlib
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+TOPICS: dict[str, Any] = tomllib.loads(Path(__file__).with_name("topics.toml").read_text("utf-8"))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Exchange:
+    """A question with its answer."""
+
+    ask: str
+    answer: str
+    topic: str
+    key: str = ""
+    """What is asked, whatever the words; empty where it is always taught."""
+
+    @property
+    def is_held_out(self) -> bool:
+        """Whether it is kept for the examination."""
+        return bool(self.key) and zlib.crc32(f"{self.topic}|{self.key}".encode()) % 10 == 0
+
+
+@dataclass(slots=True)
+class Talk:
+    """What a conversation has established so far."""
+
+    facts: dict[str, str] = field(default_factory=dict)
+    """What the user told, by kind."""
+
+
+Episode = Callable[[random.Random, Talk], list[Exchange]]
+
+
+def sums(r: random.Random, _: Talk) -> list[Exchange]:
+    """One sum."""
+    return [_one_sum(r)[1]]
+
+
+def drill(r: random.Random, _: Talk) -> list[Exchange]:
+    """Several sums at once: the densest way to learn them. Not examined."""
+    asked: list[str] = []
+    answered: list[str] = []
+    while len(asked) < 4:
+        sign = r.choice("+++--*")
+        a, b = _operands(r, sign)
+        if not _sum(a, sign, b, ask="", topic="arithmetic").is_held_out:
+            asked.append(r.choice(TOPICS["sums"]["signs"][sign][:2]).format(a=a, b=b))
+            answered.append(f"{a} {sign} {b} = {_result(a, sign, b)}")
+    ask = r.choice(TOPICS["sums"]["drill"]).format(", ".join(asked))
+    return [Exchange(ask=ask, answer=", ".join(answered) + ".", topic="drill")]
+
+
+def sums_in_a_row(r: random.Random, _: Talk) -> list[Exchange]:
+    """A sum, then more with its result."""
+    total, first = _one_sum(r)
+    exchanges = [first]
+    for _number in range(r.choice((1, 1, 2, 3))):
+        sign = r.choice("+-") if total < 90 else "-"
+        b = r.randrange(r.choice((10, 10, 20, 60)))
+        if sign == "-" and b > total:
+            b = r.randint(0, max(0, total))
+        ask = _typed(r, r.choice(TOPICS["sums"]["further"][sign]).format(b=b))
+        exchanges.append(_sum(total, sign, b, ask=ask, topic="follow-up sum"))
+        total = _result(total, sign, b)
+    return exchanges
+
+
+def _one_sum(r: random.Random) -> tuple[int, Exchange]:
+    """The result of a sum, and the sum."""
+    sign = r.choice("+++--*")
+    a, b = _operands(r, sign)
+    words = r.choice(TOPICS["sums"]["signs"][sign]).format(a=a, b=b)
+    ask = _typed(r, r.choice(TOPICS["sums"]["ask"]).format(sum=words))
+    return _result(a, sign, b), _sum(a, sign, b, ask=ask, topic="arithmetic")
+
+
+def _operands(r: random.Random, sign: str) -> tuple[int, int]:
+    """Two numbers of a sum that is asked for: below 100, products up to 12 x 12."""
+    if sign == "*":
+        return r.randint(0, 12), r.randint(0, 12)
+    top = r.choice((10, 20, 100, 100, 100, 100))
+    a, b = r.randrange(top), r.randrange(top)
+    if sign == "-" and a < b and r.random() < 0.9:
+        a, b = b, a
+    return a, b
+
+
+def _result(a: int, sign: str, b: int) -> int:
+    return a + b if sign == "+" else a - b if sign == "-" else a * b
+
+
+def _sum(a: int, sign: str, b: int, *, ask: str, topic: str) -> Exchange:
+    # A product is learned by heart, so what is held out of it is the way it is asked.
+    key = f"{a}{sign}{b}" if sign != "*" else f"{a}{sign}{b}:{ask}"
+    answer = f"{a} {sign} {b} = {_result(a, sign, b)}."
+    return Exchange(ask=ask, answer=answer, topic=topic, key=key)
+
+
+def comparison(r: random.Random, _: Talk) -> list[Exchange]:
+    """Which of two numbers is greater or less, or whether one is even."""
+    a, b = r.sample(range(100), 2)
+    kind = r.choice(("bigger", "smaller", "parity"))
+    answer = {
+        "bigger": f"{max(a, b)} is bigger than {min(a, b)}.",
+        "smaller": f"{min(a, b)} is smaller than {max(a, b)}.",
+        "parity": f"{a} is {'odd' if a % 2 else 'even'}.",
+    }[kind]
+    ask = r.choice(TOPICS["comparisons"][kind]).format(a, b)
+    return [Exchange(ask=_typed(r, ask), answer=answer, topic="comparison", key=f"{a},{b}")]
+
+
+def units(r: random.Random, _: Talk) -> list[Exchange]:
+    """A conversion, sometimes followed by the same with another number."""
+    unit = r.choice(TOPICS["units"]["kinds"])
+    top = unit[3]
+    n = r.choice((1, r.randint(1, min(10, top)), r.randint(2, top), r.randint(2, top)))
+    exchanges = [_conversion(r, unit, n, wordings="ask", topic="units")]
+    if r.random() < 0.3:
+        n = r.randint(2, top)
+        exchanges.append(_conversion(r, unit, n, wordings="further", topic="follow-up"))
+    return exchanges
+
+
+def _conversion(
+    r: random.Random, unit: list[Any], n: int, *, wordings: str, topic: str
+) -> Exchange:
+    one, other, factor, _ = unit
+    ask = r.choice(TOPICS["units"][wordings]).format(
+        n=n, one=_plural(one, n), many=_plural(other, 2)
+    )
+    verb = "is" if n == 1 else "are"
+    answer = f"{n} {_plural(one, n)} {verb} {n * factor} {_plural(other, n * factor)}."
+    # Round factors follow a rule and are held out by number, the others by the words.
+    key = f"{n} {one}" if factor in (10, 100, 1000) and n > 10 else f"{n} {one}:{ask}"
+    return Exchange(ask=_typed(r, ask), answer=answer, topic=topic, key=key)
+
+
+def _plural(unit: str, n: int) -> str:
+    return unit if n == 1 else TOPICS["units"]["plurals"].get(unit, unit + "s")
+
+
+NUMBERS = ("no", "one", "two", "three", "four", "five", "six", "seven", "eight")
+ORDINALS = ("first", "second", "third", "fourth", "fifth", "sixth", "seventh")
+OPEN_LISTS = frozenset(
+    name for name, items in TOPICS["lists"].items() if len(items) == 8 and name != "planets"
+)
+"""Lists of which there is always more, so that a number of them is asked for."""
+
+
+def lists(r: random.Random, _: Talk) -> list[Exchange]:
+    """A list or the beginning of one, sometimes followed by a question about it."""
+    name, items = r.choice(list(TOPICS["lists"].items()))
+    n = len(items)
+    if name in OPEN_LISTS or r.random() < 0.2:
+        n = r.randint(2, min(5, len(items)))
+        ask = r.choice(TOPICS["list_questions"]["some"]).format(n=_count(r, n), name=name)
+    else:
+        ask = r.choice(TOPICS["list_questions"]["all"]).format(name=name)
+    exchanges = [
+        Exchange(ask=_typed(r, ask), answer=_enumeration(items[:n]), topic="lists", key=ask)
+    ]
+    if r.random() < 0.5:
+        exchanges.append(_about_list(r, name, n))
+    return exchanges
+
+
+def _about_list(r: random.Random, name: str, n_said: int) -> Exchange:
+    """A question that only the list before it makes sense of."""
+    items = TOPICS["lists"][name]
+    more = items[n_said : n_said + r.choice((1, 2))]
+    if more and r.random() < 0.5:
+        ask = r.choice(TOPICS["list_questions"]["more"]).format(n=_count(r, len(more)))
+        answer = _enumeration(more)
+    else:
+        i = r.randrange(min(n_said, 5))
+        place = ORDINALS[i]
+        if r.random() < 0.3:
+            i, place = n_said - 1, "last"
+        ask = r.choice(TOPICS["list_questions"]["place"]).format(place=place)
+        answer = f"The {place} one is {items[i]}."
+    key = f"{name}:{n_said}:{ask}"
+    return Exchange(ask=_typed(r, ask), answer=answer, topic="follow-up", key=key)
+
+
+def neighbours(r: random.Random, _: Talk) -> list[Exchange]:
+    """What comes before or after in a sequence, or at which place."""
+    kind, name = r.choice(list(TOPICS["list_questions"]["sequences"].items()))
+    items = TOPICS["lists"][name]
+    i = r.randrange(len(items))
+    side = r.choice(("after", "before", "nth"))
+    if side == "after" and i + 1 < len(items):
+        answer = f"{items[i + 1]} comes after {items[i]}."
+    elif side == "before" and i:
+        answer = f"{items[i - 1]} comes before {items[i]}."
+    else:
+        side, i = "nth", r.randrange(min(len(ORDINALS), len(items)))
+        answer = f"The {ORDINALS[i]} {kind} is {items[i]}."
+    place = ORDINALS[i] if side == "nth" else ""
+    ask = r.choice(TOPICS["list_questions"][side]).format(x=items[i], kind=kind, place=place)
+    return [Exchange(ask=_typed(r, ask), answer=answer, topic="lists", key=ask)]
+
+
+def _count(r: random.Random, n: int) -> str:
+    """A number in figures or letters."""
+    return r.choice((str(n), NUMBERS[n]))
+
+
+def _enumeration(items: list[str]) -> str:
+    """`A, b and c.`"""
+    text = items[0] if len(items) == 1 else ", ".join(items[:-1]) + " and " + items[-1]
+    return text[0].upper() + text[1:] + "."
+
+
+def facts(r: random.Random, _: Talk) -> list[Exchange]:
+    """A capital or an opposite, sometimes followed by another of the kind."""
+    fact = r.choice(list(TOPICS["facts"].values()))
+    exchanges: list[Exchange] = []
+    for wordings, topic in (("ask", "facts"), ("follow", "follow-up")):
+        x, y = r.choice(list(fact["pairs"].items()))
+        ask = r.choice(fact[wordings]).format(x=x)
+        answer = fact["answer"].format(x=x, y=y)
+        exchanges.append(Exchange(ask=_typed(r, ask), answer=answer, topic=topic, key=ask))
+        if r.random() < 0.6:
+            break
+    return exchanges
+
+
+def code(r: random.Random, _: Talk) -> list[Exchange]:
+    """A few lines of Python."""
+    entry = r.choice(TOPICS["code"])
+    i = r.randrange(len(entry["ask"]))
+    ask, text = entry["ask"][i], entry["code"]
+    # With holes any filling may be held out; without, only wordings beyond the core.
+    key_matters = "{" in ask or i >= entry["core"]
+    for name, value in (
+        ("{word}", r.choice(TOPICS["words"]["plain"])),
+        ("{n}", str(r.randint(2, 99))),
+    ):
+        ask, text = ask.replace(name, value), text.replace(name, value)
+    answer = f"```python\n{text}\n```"
+    key = ask if key_matters else ""
+    return [Exchange(ask=_typed(r, ask, keep_case=True), answer=answer, topic="code", key=key)]
+
+
+def identity(r: random.Random, _: Talk) -> list[Exchange]:
+    """Who it is."""
+    return [_fixed(r, "identity")]
+
+
+def greetings(r: random.Random, _: Talk) -> list[Exchange]:
+    """Good manners."""
+    return [_fixed(r, "greetings")]
+
+
+def _fixed(r: random.Random, topic: str) -> Exchange:
+    """A question whose answer never changes; the first wordings come most often."""
+    entry = r.choice(TOPICS["fixed"][topic])
+    i = min(r.randrange(len(entry["ask"])), r.randrange(len(entry["ask"])))
+    ask = entry["ask"][i]
+    key = "" if i < entry["core"] else ask
+    return Exchange(ask=_typed(r, ask), answer=entry["answer"], topic=topic, key=key)
+
+
+def unknown(r: random.Random, _: Talk) -> list[Exchange]:
+    """What it cannot know or do, and says so."""
+    if r.random() < 0.2:
+        sign = r.choice("+-*")
+        a, b = r.randint(200, 9999), r.randint(200, 9999)
+        words = r.choice(TOPICS["sums"]["signs"][sign]).format(a=a, b=b)
+        ask = r.choice(TOPICS["sums"]["ask"]).format(sum=words)
+        answer, key = TOPICS["unknown"]["too_big"], f"{a}{sign}{b}"
+        return [Exchange(ask=_typed(r, ask), answer=answer, topic="refusal", key=key)]
+    entry = TOPICS["unknown"]
+    i = r.randrange(len(entry["ask"]))
+    ask = entry["ask"][i]
+    has_hole = "{thing}" in ask
+    thing, other = r.sample(entry["things"], 2)
+    if r.random() < 0.3:
+        thing = _made_up_name(r).lower()
+    ask = ask.format(thing=thing, other=other).replace("a a ", "a ").replace("the the ", "the ")
+    key = ask if has_hole or i >= entry["core"] else ""
+    return [Exchange(ask=_typed(r, ask), answer=entry["answer"], topic="refusal", key=key)]
+
+
+def telling(r: random.Random, talk: Talk) -> list[Exchange]:
+    """The user tells something; the question for it may follow at once."""
+    memory = _a_memory(r)
+    x = _value(r, memory)
+    tell = _typed(r, r.choice(memory["tell"]), keep_case=True).replace("{x}", x)
+    if r.random() < 0.25:
+        tell, x = tell.lower(), x.lower()
+    talk.facts[memory["kind"]] = x
+    key = f"{memory['kind']}:{x}"
+    answer = memory["noted"].format(x=x)
+    exchanges = [Exchange(ask=tell, answer=answer, topic="telling", key=key)]
+    if r.random() < 0.3:
+        exchanges.append(_recall(r, talk, memory))
+    return exchanges
+
+
+def recalling(r: random.Random, talk: Talk) -> list[Exchange]:
+    """The user asks for what they told, or did not tell."""
+    told = [memory for memory in TOPICS["memory"] if memory["kind"] in talk.facts]
+    memory = r.choice(told) if told and r.random() < 0.85 else _a_memory(r)
+    return [_recall(r, talk, memory)]
+
+
+def _recall(r: random.Random, talk: Talk, memory: dict[str, Any]) -> Exchange:
+    ask = _typed(r, r.choice(memory["ask"]))
+    x = talk.facts.get(memory["kind"])
+    if x is None:
+        return Exchange(ask=ask, answer=memory["not_told"], topic="recall")
+    answer = memory["recalled"].format(x=x)
+    return Exchange(ask=ask, answer=answer, topic="recall", key=f"{memory['kind']}:{x}")
+
+
+def _a_memory(r: random.Random) -> dict[str, Any]:
+    """A kind of thing to be told, the name most often."""
+    return TOPICS["memory"][0] if r.random() < 0.3 else r.choice(TOPICS["memory"])
+
+
+def _value(r: random.Random, memory: dict[str, Any]) -> str:
+    """Something to tell of a kind."""
+    if "numbers" in memory:
+        low, high = memory["numbers"]
+        return str(r.randint(low, r.choice((min(99, high), high))))
+    if r.random() < memory["made_up"]:
+        name = _made_up_name(r)
+        return name.lower() if memory["kind"] == "word" else name
+    return r.choice(TOPICS["words"][memory["words"]])
+
+
+def _made_up_name(r: random.Random) -> str:
+    """A name that nobody has: copying letters, not knowing names, is what is learned."""
+    sounds = TOPICS["sounds"]
+    parts = [
+        r.choice(sounds["onsets"]) + r.choice(sounds["vowels"])
+        for _ in range(r.choice((1, 2, 2, 3)))
+    ]
+    return ("".join(parts) + r.choice(sounds["ends"])).capitalize()
+
+
+def repeating(r: random.Random, _: Talk) -> list[Exchange]:
+    """A word to say, then perhaps in capitals."""
+    word = r.choice(TOPICS["words"]["plain"])
+    ask = r.choice(TOPICS["repeating"]["say"]).format(x=word)
+    exchanges = [Exchange(ask=ask, answer=f"{word.capitalize()}.", topic="telling")]
+    if r.random() < 0.6:
+        ask = r.choice(TOPICS["repeating"]["capitals"])
+        key = f"{word}:{ask}"
+        answer = f"{word.upper()}."
+        exchanges.append(Exchange(ask=_typed(r, ask), answer=answer, topic="follow-up", key=key))
+    return exchanges
+
+
+def _again(r: random.Random, last: Exchange) -> Exchange:
+    """The last answer once more."""
+    ask = r.choice(TOPICS["repeating"]["again"])
+    key = f"{ask}:{last.answer}"
+    return Exchange(ask=_typed(r, ask), answer=last.answer, topic="follow-up", key=key)
+
+
+def _typed(r: random.Random, text: str, *, keep_case: bool = False) -> str:
+    """The text as people type it: with or without capitals, marks at the end, and manners."""
+    x = r.random()
+    if x < 0.08:
+        text = r.choice(TOPICS["manners"]["before"]) + text
+    elif x < 0.12 and text[-1] not in "?.!=":
+        text += r.choice(TOPICS["manners"]["after"])
+    if text[-1] in "?!" and r.random() < 0.4:
+        text = text[:-1].rstrip()
+    elif text[-1].isalpha() and r.random() < 0.15:
+        text += r.choice(".!?")
+    x = r.random()
+    if x < 0.45:
+        text = text[0].upper() + text[1:]
+    elif x < 0.7 and not keep_case:
+        text = text.lower()
+    return text
+
+
+EPISODES: tuple[tuple[Episode, float], ...] = (
+    (sums, 20),
+    (drill, 20),
+    (sums_in_a_row, 14),
+    (comparison, 4),
+    (units, 10),
+    (lists, 8),
+    (neighbours, 3),
+    (facts, 5),
+    (code, 6),
+    (identity, 6),
+    (greetings, 7),
+    (unknown, 6),
+    (telling, 10),
+    (recalling, 6),
+    (repeating, 3),
+)
+"""Kinds of episode and how often each comes."""
+
+SHORT_SHARE = 0.4
+SHORT = ((1, 2, 3), (2, 1, 1))
+MIXED = ((1, 2, 3, 5, 8, 12, 60), (12, 12, 18, 28, 20, 9, 1))
+"""Lengths of conversations in exchanges and how often each comes: the first part of the lessons
+holds short ones, in which there is less to look at; a few later ones fill the whole context."""
+
+EXAMINED = (
+    "identity",
+    "greetings",
+    "arithmetic",
+    "follow-up sum",
+    "comparison",
+    "units",
+    "lists",
+    "facts",
+    "code",
+    "telling",
+    "recall",
+    "follow-up",
+    "refusal",
+)
+
+
+def training_records(n_exchanges: int, *, seed: int) -> Iterator[dict[str, Any]]:
+    """Conversations of about `n_exchanges` exchanges in all, as training records."""
+    r = random.Random(seed)
+    number = n_done = 0
+    while n_done < n_exchanges:
+        n = r.choices(*(SHORT if n_done < n_exchanges * SHORT_SHARE else MIXED))[0]
+        exchanges = _taught(r, Talk(), n)
+        n_done += len(exchanges)
+        turns: list[dict[str, str]] = []
+        for exchange in exchanges:
+            turns.append({"from": "human", "value": exchange.ask})
+            turns.append({"from": "gpt", "value": exchange.answer})
+        record: dict[str, Any] = {"id": f"vicuna-tiny-{number}"}
+        if r.random() < 0.04:
+            record["system"] = r.choice(TOPICS["system_messages"])
+        yield record | {"conversations": turns}
+        number += 1
+
+
+def examination(n_per_topic: int, *, seed: int) -> Iterator[tuple[str, list[Exchange]]]:
+    """Topic and conversation, whose last exchange is held out and is to be answered.
+
+    What precedes it are exchanges of the kinds that were taught.
+    """
+    r = random.Random(seed)
+    wanted: dict[str, int] = dict.fromkeys(EXAMINED, n_per_topic)
+    while any(wanted.values()):
+        talk = Talk()
+        kind = _kind(r)
+        before = _taught(r, talk, r.choice((0, 0, 1, 2, 4)))
+        if kind is recalling and not talk.facts:
+            before += telling(r, talk)
+        episode = kind(r, talk)
+        if r.random() < 0.2:
+            episode += [_again(r, episode[-1])] if len(episode[-1].answer) < 60 else []
+        for i, exchange in enumerate(episode):
+            if exchange.is_held_out and wanted.get(exchange.topic):
+                wanted[exchange.topic] -= 1
+                yield exchange.topic, [*before, *episode[: i + 1]]
+                break
+
+
+def _taught(r: random.Random, talk: Talk, n: int) -> list[Exchange]:
+    """At least `n` exchanges, none of which is kept for the examination."""
+    exchanges: list[Exchange] = []
+    while len(exchanges) < n:
+        facts_before = dict(talk.facts)
+        episode = _kind(r)(r, talk)
+        if r.random() < 0.06 and len(episode[-1].answer) < 60:
+            episode.append(_again(r, episode[-1]))
+        if any(exchange.is_held_out for exchange in episode):
+            talk.facts = facts_before
+        else:
+            exchanges += episode
+    return exchanges
+
+
+def _kind(r: random.Random) -> Episode:
+    [kind] = r.choices([kind for kind, _ in EPISODES], [weight for _, weight in EPISODES])
+    return kind
