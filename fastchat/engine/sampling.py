@@ -1,7 +1,8 @@
 """One batch of logits -> one token per row, each row by its own settings.
 
-The order is temperature, repetition penalty (prompt and output), presence and frequency
-penalty (output), bias, then min-p, top-k and top-p, each on what the one before it left.
+The order is repetition penalty (prompt and output), presence and frequency penalty (output),
+bias, temperature, then min-p, top-k and top-p, each on what the one before it left: penalties
+and bias are of the raw scores, as OpenAI defines them and other servers apply them.
 Nothing is sorted: a token is drawn by inverse CDF in id order, and top-p accepts it when the
 mass of the tokens more probable than it is below p; otherwise the draw is repeated among just
 those tokens (the dual-pivot rejection of FlashInfer, https://flashinfer.ai/2025/03/10/sampling.html),
@@ -317,9 +318,7 @@ class _Plan:
         )
 
     def apply(self, scores: Tensor) -> None:
-        """Temperature, penalties and bias, in place. scores: (R, V) float32."""
-        if self._inverse_temperature is not None:
-            scores.mul_(_column(self._inverse_temperature, scores).unsqueeze(1))
+        """Penalties, bias and temperature, in place. scores: (R, V) float32."""
         flat = scores.view(-1)
         if self._repeating:
             _discourage(flat, self._repeating, width=scores.shape[1])
@@ -330,6 +329,8 @@ class _Plan:
         if self._biased:
             ids = [i * scores.shape[1] + row.bias_ids for i, row in self._biased]
             _add_at(flat, ids, [row.bias_values for _, row in self._biased])
+        if self._inverse_temperature is not None:
+            scores.mul_(_column(self._inverse_temperature, scores).unsqueeze(1))
 
     def cut(self, probs: Tensor) -> None:
         """Zeroes what min-p and top-k exclude, in place. probs: (rows drawn, V)."""
