@@ -29,7 +29,6 @@ class ChatTexts:
 
     conversation: str
     model: str
-    no_model: str
     message: str
     ask: str
     wait: str

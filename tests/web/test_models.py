@@ -1,6 +1,7 @@
 """Where the page finds its models."""
 
 import time
+from collections.abc import AsyncIterator, Callable
 from typing import Any
 
 import pytest
@@ -9,6 +10,7 @@ from fastchat.errors import UnavailableError
 from fastchat.web import models
 from fastchat.web.models import Listing, Model, ModelDirectory, Source, is_near, public_address
 
+OpenDirectory = Callable[..., ModelDirectory]
 NOBODY = "http://127.0.0.1:9"
 
 
@@ -21,7 +23,7 @@ class Clock:
 
 
 @pytest.fixture
-async def open_directory():
+async def open_directory() -> AsyncIterator[OpenDirectory]:
     opened: list[ModelDirectory] = []
 
     def open_one(now: Any = time.monotonic, **source: Any) -> ModelDirectory:
@@ -33,7 +35,9 @@ async def open_directory():
         await directory.close()
 
 
-async def test_models_are_listed_in_order_with_their_context(fake, open_directory) -> None:
+async def test_models_are_listed_in_order_with_their_context(
+    fake: Any, open_directory: OpenDirectory
+) -> None:
     fake.models = [{"id": "beta", "max_model_len": 512}, {"id": "Alpha", "context_length": 64}]
     listing = await open_directory(api_url=fake.url).listing()
     expected = (Model(name="Alpha", context_length=64), Model(name="beta", context_length=512))
@@ -42,7 +46,9 @@ async def test_models_are_listed_in_order_with_their_context(fake, open_director
     assert listing.find("gamma") is None
 
 
-async def test_the_list_follows_what_comes_and_goes(fake, open_directory) -> None:
+async def test_the_list_follows_what_comes_and_goes(
+    fake: Any, open_directory: OpenDirectory
+) -> None:
     clock = Clock()
     directory = open_directory(now=clock, api_url=fake.url)
     assert [m.name for m in (await directory.listing()).models] == ["parrot"]
@@ -52,7 +58,7 @@ async def test_the_list_follows_what_comes_and_goes(fake, open_directory) -> Non
     assert (await directory.listing()).models == ()
 
 
-async def test_the_first_list_can_be_kept(fake, open_directory) -> None:
+async def test_the_first_list_can_be_kept(fake: Any, open_directory: OpenDirectory) -> None:
     clock = Clock()
     fake.models, later = [], fake.models
     directory = open_directory(now=clock, api_url=fake.url, keeps_first_list=True)
@@ -63,18 +69,20 @@ async def test_the_first_list_can_be_kept(fake, open_directory) -> None:
     assert len((await directory.listing()).models) == 1
 
 
-async def test_a_gateway_that_is_not_there_is_a_problem_and_no_error(open_directory) -> None:
+async def test_a_gateway_that_is_not_there_is_a_problem_and_no_error(
+    open_directory: OpenDirectory,
+) -> None:
     listing = await open_directory(api_url=NOBODY + "/v1", controller_url=NOBODY).listing()
     assert listing == Listing(where="127.0.0.1:9", problem="unreachable")
 
 
-async def test_the_key_is_sent_to_the_gateway(fake, open_directory) -> None:
+async def test_the_key_is_sent_to_the_gateway(fake: Any, open_directory: OpenDirectory) -> None:
     await open_directory(api_url=fake.url, api_key="secret").listing()
     assert fake.headers[-1]["Authorization"] == "Bearer secret"
 
 
 async def test_without_a_gateway_the_controller_names_the_workers(
-    fake, open_directory, monkeypatch
+    fake: Any, open_directory: OpenDirectory, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(models, "DEFAULT_API_URL", NOBODY + "/v1")
     directory = open_directory(controller_url=fake.root, api_key="secret")
@@ -87,19 +95,23 @@ async def test_without_a_gateway_the_controller_names_the_workers(
 
 
 async def test_a_gateway_that_answers_comes_before_the_controller(
-    fake, open_directory, monkeypatch
+    fake: Any, open_directory: OpenDirectory, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(models, "DEFAULT_API_URL", fake.url)
     directory = open_directory(controller_url=NOBODY)
     assert str((await directory.client_for("parrot")).base_url) == fake.url + "/"
 
 
-async def test_a_named_gateway_is_never_replaced_by_the_controller(fake, open_directory) -> None:
+async def test_a_named_gateway_is_never_replaced_by_the_controller(
+    fake: Any, open_directory: OpenDirectory
+) -> None:
     directory = open_directory(api_url=NOBODY + "/v1", controller_url=fake.root)
     assert (await directory.listing()).problem == "unreachable"
 
 
-async def test_something_else_behind_the_address_is_a_problem(fake, open_directory) -> None:
+async def test_something_else_behind_the_address_is_a_problem(
+    fake: Any, open_directory: OpenDirectory
+) -> None:
     assert (await open_directory(api_url=fake.root + "/else").listing()).problem == "unreachable"
 
 

@@ -230,13 +230,11 @@ def test_a_phone_shows_the_whole_page(browser: Any, page: str, scheme: str) -> N
     reader = Reader(context, page)
     reader.see(reader.tab.get_by_text(TEXTS.chat.greeting))
 
-    def overflow() -> list[int]:
-        return reader.tab.evaluate(
-            "() => [document.documentElement.scrollWidth - innerWidth,"
-            " document.documentElement.scrollHeight - innerHeight]"
-        )
-
-    assert overflow() == [0, 0]
+    fits = (
+        "() => document.documentElement.scrollWidth <= innerWidth"
+        " && document.documentElement.scrollHeight <= innerHeight"
+    )
+    reader.tab.wait_for_function(fits, timeout=20_000)
     reader.say("x" * 400)
     reader.wait_for_answer("parrot heard")
     reader.say("!rich")
@@ -244,10 +242,20 @@ def test_a_phone_shows_the_whole_page(browser: Any, page: str, scheme: str) -> N
     reader.wait_until_done()
     reader.tab.get_by_role("button", name=TEXTS.page.parameters).click()
     reader.see(reader.tab.get_by_text("Top P"))
-    assert overflow() == [0, 0]
+    reader.tab.wait_for_function(fits, timeout=20_000)
     for element in (BOX, ".submit-button", ".picker input", "[data-theme-switch]"):
         box = reader.tab.locator(element).bounding_box()
         assert box["x"] >= 0 and box["x"] + box["width"] <= 390, element
+
+
+def test_a_phone_shows_how_to_start_a_model(browser: Any, page: str, fake: Any) -> None:
+    fake.models = []
+    reader = Reader(browser.new_context(viewport={"width": 390, "height": 844}), page)
+    command = reader.tab.get_by_text(TEXTS.empty.command)
+    reader.see(command)
+    box = command.bounding_box()
+    assert box["x"] >= 0 and box["x"] + box["width"] <= 390
+    assert command.evaluate("it => it.scrollWidth <= it.parentElement.clientWidth")
 
 
 def test_light_and_dark_follow_the_system_and_the_switch(browser: Any, page: str) -> None:

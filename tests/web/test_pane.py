@@ -2,7 +2,8 @@
 
 import asyncio
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
+from typing import Any
 
 import pytest
 
@@ -15,7 +16,7 @@ NOTICES = load_texts().notice
 
 
 @pytest.fixture
-async def panes(fake) -> AsyncIterator[Panes]:
+async def panes(fake: Any) -> AsyncIterator[Panes]:
     directory = ModelDirectory(Source(api_url=fake.url), now=time.monotonic)
     yield Panes(directory, NOTICES, message_limit=200)
     await directory.close()
@@ -34,13 +35,15 @@ def assistant(text: str) -> Message:
     return Message(role="assistant", text=text)
 
 
-async def until(condition) -> None:
+async def until(condition: Callable[[], bool]) -> None:
     async with asyncio.timeout(20):
         while not condition():
             await asyncio.sleep(0.01)
 
 
-async def test_an_answer_streams_and_ends_ready_for_the_next_question(panes, fake) -> None:
+async def test_an_answer_streams_and_ends_ready_for_the_next_question(
+    panes: Panes, fake: Any
+) -> None:
     shown = await ask(panes, "  hello you  ")
     assert shown[0] == Pane(messages=(user("hello you"),), running=True, sent=1)
     assert {pane.sent for pane in shown} == {1}, "the message box is emptied once"
@@ -50,7 +53,9 @@ async def test_an_answer_streams_and_ends_ready_for_the_next_question(panes, fak
     assert (last.running, last.notice, last.can_regenerate) == (False, "", True)
 
 
-async def test_the_request_carries_the_conversation_and_the_parameters(panes, fake) -> None:
+async def test_the_request_carries_the_conversation_and_the_parameters(
+    panes: Panes, fake: Any
+) -> None:
     first = (await ask(panes, "one"))[-1]
     sampling = Sampling(temperature=0.0, top_p=0.0, max_tokens=16)
     async for _ in panes.send(first, "two", model="parrot", sampling=sampling, key="k"):
@@ -61,12 +66,12 @@ async def test_the_request_carries_the_conversation_and_the_parameters(panes, fa
     assert 0 < body["top_p"] <= 0.01, "many servers refuse 0"
 
 
-async def test_an_empty_message_changes_nothing(panes, fake) -> None:
+async def test_an_empty_message_changes_nothing(panes: Panes, fake: Any) -> None:
     assert await ask(panes, " \n ") == []
     assert fake.requests == []
 
 
-async def test_stop_keeps_what_came_and_closes_the_connection(panes, fake) -> None:
+async def test_stop_keeps_what_came_and_closes_the_connection(panes: Panes, fake: Any) -> None:
     shown: list[Pane] = []
     asked = panes.send(Pane(), "!slow", model="parrot", sampling=Sampling(), key="k")
     async for pane in asked:
@@ -79,7 +84,7 @@ async def test_stop_keeps_what_came_and_closes_the_connection(panes, fake) -> No
     await until(lambda: fake.given_up == 1 and fake.open == 0)
 
 
-async def test_stop_before_the_first_piece_leaves_the_question(panes, fake) -> None:
+async def test_stop_before_the_first_piece_leaves_the_question(panes: Panes, fake: Any) -> None:
     asking = asyncio.create_task(ask(panes, "!hang"))
     await until(lambda: fake.open == 1)
     panes.stop("k")
@@ -90,7 +95,7 @@ async def test_stop_before_the_first_piece_leaves_the_question(panes, fake) -> N
     await until(lambda: fake.open == 0)
 
 
-async def test_stop_touches_no_other_pane(panes, fake) -> None:
+async def test_stop_touches_no_other_pane(panes: Panes, fake: Any) -> None:
     asking = asyncio.create_task(ask(panes, "!slow", key="other"))
     await until(lambda: fake.open == 1)
     panes.stop("k")
@@ -99,7 +104,7 @@ async def test_stop_touches_no_other_pane(panes, fake) -> None:
     await asking
 
 
-async def test_a_reader_who_leaves_ends_the_answer(panes, fake) -> None:
+async def test_a_reader_who_leaves_ends_the_answer(panes: Panes, fake: Any) -> None:
     asked = panes.send(Pane(), "!slow", model="parrot", sampling=Sampling(), key="k")
     async for pane in asked:
         if len(pane.messages) == 2:
@@ -109,7 +114,7 @@ async def test_a_reader_who_leaves_ends_the_answer(panes, fake) -> None:
     assert (await ask(panes, "again"))[-1].notice == "", "the pane is free again"
 
 
-async def test_a_silent_answer_is_looked_after_while_it_is_silent(panes, fake) -> None:
+async def test_a_silent_answer_is_looked_after_while_it_is_silent(panes: Panes, fake: Any) -> None:
     shown = 0
     async for _ in panes.send(Pane(), "!hang", model="parrot", sampling=Sampling(), key="k"):
         shown += 1
@@ -118,7 +123,7 @@ async def test_a_silent_answer_is_looked_after_while_it_is_silent(panes, fake) -
     assert shown >= 3
 
 
-async def test_regenerate_asks_the_last_question_again(panes, fake) -> None:
+async def test_regenerate_asks_the_last_question_again(panes: Panes, fake: Any) -> None:
     pane = Pane(messages=(user("one"), assistant("1"), user("two"), assistant("2")))
     again = panes.regenerate(pane, model="parrot", sampling=Sampling(), key="k")
     shown = [pane async for pane in again]
@@ -143,7 +148,9 @@ async def test_regenerate_asks_the_last_question_again(panes, fake) -> None:
         ("!length", NOTICES.length.format(limit=1024)),
     ],
 )
-async def test_what_goes_wrong_is_told_and_can_be_tried_again(panes, order, notice) -> None:
+async def test_what_goes_wrong_is_told_and_can_be_tried_again(
+    panes: Panes, order: str, notice: str
+) -> None:
     last = (await ask(panes, f"say {order}"))[-1]
     assert notice in last.notice
     assert not last.running
@@ -151,7 +158,7 @@ async def test_what_goes_wrong_is_told_and_can_be_tried_again(panes, order, noti
     assert last.messages[0] == user(f"say {order}")
 
 
-async def test_half_an_answer_is_kept(panes) -> None:
+async def test_half_an_answer_is_kept(panes: Panes) -> None:
     assert (await ask(panes, "!break"))[-1].messages[-1] == assistant("Half an ans")
 
 
@@ -162,8 +169,8 @@ async def test_a_server_that_is_not_there_is_told() -> None:
     await directory.close()
 
 
-async def test_a_silent_server_is_given_up_after_the_timeout(fake) -> None:
-    async def swallow(reader, writer) -> None:
+async def test_a_silent_server_is_given_up_after_the_timeout(fake: Any) -> None:
+    async def swallow(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         await reader.read()
         writer.close()
 
@@ -177,13 +184,13 @@ async def test_a_silent_server_is_given_up_after_the_timeout(fake) -> None:
     await server.wait_closed()
 
 
-async def test_without_a_model_the_message_stays_in_its_box(panes, fake) -> None:
+async def test_without_a_model_the_message_stays_in_its_box(panes: Panes, fake: Any) -> None:
     asked = panes.send(Pane(), "hello", model=None, sampling=Sampling(), key="k")
     assert [pane async for pane in asked] == [Pane(notice=NOTICES.no_model)]
     assert fake.requests == []
 
 
-async def test_one_answer_at_a_time_in_a_pane(panes, fake) -> None:
+async def test_one_answer_at_a_time_in_a_pane(panes: Panes, fake: Any) -> None:
     asking = asyncio.create_task(ask(panes, "!slow"))
     await until(lambda: fake.open == 1)
     assert [pane.notice for pane in await ask(panes, "second")] == [NOTICES.running]
@@ -196,13 +203,13 @@ async def test_one_answer_at_a_time_in_a_pane(panes, fake) -> None:
     assert len(fake.requests) == 1
 
 
-async def test_a_long_message_is_cut_with_a_notice(panes, fake) -> None:
+async def test_a_long_message_is_cut_with_a_notice(panes: Panes, fake: Any) -> None:
     last = (await ask(panes, "a" * 201))[-1]
     assert fake.requests[-1]["messages"][-1]["content"] == "a" * 200
     assert last.notice == NOTICES.cut.format(limit=200)
 
 
-async def test_the_fifty_first_turn_is_refused(panes, fake) -> None:
+async def test_the_fifty_first_turn_is_refused(panes: Panes, fake: Any) -> None:
     pane = Pane(messages=(user("q"), assistant("a")) * TURN_LIMIT)
     shown = await ask(panes, "one more", pane)
     assert [p.notice for p in shown] == [NOTICES.full.format(limit=50)]
@@ -216,7 +223,7 @@ def test_unanswered_questions_are_not_sent() -> None:
     assert answered((one,)) == [one]
 
 
-async def test_many_answers_at_once_do_not_wait_for_each_other(panes, fake) -> None:
+async def test_many_answers_at_once_do_not_wait_for_each_other(panes: Panes, fake: Any) -> None:
     shown = await asyncio.gather(*(ask(panes, f"number {i}", key=str(i)) for i in range(100)))
     assert [s[-1].messages[-1].text for s in shown] == [
         f"parrot heard: number {i} " for i in range(100)

@@ -1,5 +1,6 @@
 """What the page's server lets in, and what its replies carry."""
 
+from collections.abc import AsyncIterator
 from typing import Any
 
 import httpx
@@ -99,7 +100,7 @@ async def test_bodies_are_bounded() -> None:
     post.headers["content-length"] = str(BODY_LIMIT_BYTES + 1)
     assert (await client().send(post)).status_code == 413
 
-    async def endless():
+    async def endless() -> AsyncIterator[bytes]:
         yield b"x"
 
     reply = await client().post("/gradio_api/queue/join", content=endless())
