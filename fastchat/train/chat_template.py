@@ -59,9 +59,7 @@ def speaks(tokenizer: Any, jinja: str | None, template: "Template") -> bool:
 def jinja_text(template: "Template") -> str:
     """The layout of a template of plain turns as Jinja, without a mark of the tokenizer's."""
     text = "message['content'] | trim" if template.text == "strip" else "message['content']"
-    with_system = " + ".join(
-        part for part in _around(template.system, "{system}", "system") if part != "''"
-    )
+    with_system = " + ".join(_around(template.system, "{system}", "system"))
     before, after, *gap = template.assistant
     first = template.first_user or template.user
     user = (
@@ -102,8 +100,8 @@ def jinja_text(template: "Template") -> str:
 
 def _around(text: str, hole: str, name: str) -> list[str]:
     """The parts of a Jinja sum that stand for `text` with the variable `name` in its hole."""
-    before, _, after = text.partition(hole)
-    return [_quoted(before), name, _quoted(after)]
+    before, found, after = text.partition(hole)
+    return [_quoted(before), name, _quoted(after)] if found else [_quoted(text)]
 
 
 def _quoted(text: str) -> str:

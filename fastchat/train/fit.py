@@ -54,7 +54,7 @@ def main(
         fit(arguments, attention=attention)
     except FastChatError as error:
         if _is_main_process():
-            print(f"{prog.split()[-1]}: {error.message}", file=sys.stderr)
+            print(f"{prog.rpartition('.')[2]}: {error.message}", file=sys.stderr)
         return 2 if isinstance(error, UsageError) else 1
     except KeyboardInterrupt:
         return 130

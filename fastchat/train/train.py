@@ -12,7 +12,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Runs the command; transformers chooses the attention."""
     from fastchat.train import fit
 
-    return fit.main(argv, prog="fastchat.train.train")
+    return fit.main(argv, prog="python3 -m fastchat.train.train")
 
 
 if __name__ == "__main__":

@@ -14,7 +14,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Runs the command with the attention that fits this machine."""
     from fastchat.train import fit
 
-    return fit.main(argv, prog="fastchat.train.train_mem", attention=memory_saving_attention)
+    return fit.main(
+        argv, prog="python3 -m fastchat.train.train_mem", attention=memory_saving_attention
+    )
 
 
 def memory_saving_attention() -> str:
