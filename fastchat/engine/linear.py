@@ -22,6 +22,9 @@ from torch import Tensor, nn
 
 SMALLEST_STEP = 4
 
+LEAST_WEIGHTS = {torch.float32: 2**18, torch.bfloat16: 2**14}
+"""A call of oneDNN costs some 12 us; weights smaller than this do not earn that back."""
+
 _ROWS_HINT = 32
 """Rows the layout is chosen for. Layouts for 8 to 128 measured the same, the one for 1 slow."""
 
@@ -43,20 +46,23 @@ class PackedLinear(nn.Module):
 def pack_linears(model: Any) -> int:
     """Replaces the linear layers of a CPU model, and returns how many it replaced.
 
-    Their plain weights are freed unless something else holds them (tied embeddings). Layers
-    of other classes, on other devices or in 16 bits that the CPU cannot multiply stay.
+    Their plain weights are freed unless something else holds them (tied embeddings). Small
+    layers stay, and those of other classes, on other devices or in types that the CPU cannot
+    multiply.
     """
-    dtypes = {torch.float32}
     if not torch.backends.mkldnn.is_available():
         return 0
-    if torch.ops.mkldnn._is_mkldnn_bf16_supported():
-        dtypes.add(torch.bfloat16)
+    least = dict(LEAST_WEIGHTS)
+    if not torch.ops.mkldnn._is_mkldnn_bf16_supported():
+        del least[torch.bfloat16]
     n_packed = 0
     with torch.inference_mode():
         for module in list(model.modules()):
             for name, child in list(module.named_children()):
                 weight = _plain_weight(child)
-                if weight is not None and weight.device.type == "cpu" and weight.dtype in dtypes:
+                if weight is None or weight.device.type != "cpu" or weight.dtype not in least:
+                    continue
+                if weight.numel() >= least[weight.dtype]:
                     setattr(module, name, PackedLinear(weight, child.bias))
                     n_packed += 1
     return n_packed

@@ -10,13 +10,14 @@ from fastchat.engine.linear import PackedLinear, pack_linears
 @pytest.mark.parametrize("bias", [True, False])
 def test_a_packed_layer_gives_what_the_plain_one_gives(rows: int, bias: bool) -> None:
     torch.manual_seed(0)
-    plain = nn.Linear(48, 72, bias=bias)
-    model = nn.Sequential(plain, nn.ReLU(), Conv1D(16, 72))
-    x = torch.randn(1, rows, 48)
+    plain = nn.Linear(512, 520, bias=bias)
+    model = nn.Sequential(plain, nn.ReLU(), Conv1D(600, 520), nn.Linear(600, 8))
+    x = torch.randn(1, rows, 512)
     with torch.inference_mode():
         wanted = model(x)
         assert pack_linears(model) == 2
         assert isinstance(model[0], PackedLinear)
+        assert isinstance(model[3], nn.Linear)
         torch.testing.assert_close(model(x), wanted, rtol=1e-4, atol=1e-5)
 
 
@@ -25,7 +26,7 @@ def test_layers_of_other_kinds_stay_as_they_are() -> None:
         def forward(self, input: torch.Tensor) -> torch.Tensor:
             return 2 * super().forward(input)
 
-    hooked = nn.Linear(8, 8)
+    hooked = nn.Linear(600, 600)
     hooked.register_forward_hook(lambda *_: None)
-    model = nn.Sequential(Scaled(8, 8), hooked, nn.Linear(8, 8, dtype=torch.float64))
+    model = nn.Sequential(Scaled(600, 600), hooked, nn.Linear(600, 600, dtype=torch.float64))
     assert pack_linears(model) == 0
