@@ -41,6 +41,9 @@ class Env:
     name: str
 
 
+NoSwitch = tyro.conf.FlagCreatePairsOff[bool]
+"""A switch whose published name begins with `no-`: it gets no counterpart."""
+
 Group = tyro.conf.OmitArgPrefixes
 """Annotation of a field that holds a group of settings of its own."""
 
@@ -163,7 +166,10 @@ def _booleans_as_switches(cls: type, argv: Sequence[str]) -> list[str]:
             continue
         if not value and i + 1 < len(argv) and argv[i + 1].lower() in ("true", "false"):
             value = argv[next(words)]
-        result.append(f"--no-{name}" if value.lower() == "false" else f"--{name}")
+        if value.lower() != "false":
+            result.append(f"--{name}")
+        elif not name.startswith("no-"):
+            result.append(f"--no-{name}")
     return result
 
 

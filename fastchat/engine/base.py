@@ -32,7 +32,7 @@ class SamplingParams:
     """Subtracted once from each token already in the output (OpenAI's definition)."""
     frequency_penalty: float = 0.0
     """Subtracted once per occurrence in the output (OpenAI's definition)."""
-    logit_bias: Mapping[int, float] = field(default_factory=dict)
+    logit_bias: Mapping[int, float] = field(default_factory=dict[int, float])
     """Added to the logits, by token id."""
     seed: int | None = None
     """Same seed, same text, whatever else is in the batch. Choice i of n uses its own stream."""

@@ -29,7 +29,7 @@ from fastchat.serve.chat_io import ChatIO, Show, Style, open_chat_io
 from fastchat.serve.model_worker import open_model
 from fastchat.serve.published_formats import FormatFlags
 from fastchat.serve.sentence_end import to_sentence_end
-from fastchat.settings import Group, alias, run_command
+from fastchat.settings import Group, NoSwitch, alias, run_command
 
 PROG = "python3 -m fastchat.serve.cli"
 
@@ -47,7 +47,7 @@ class CliSettings:
     """Chat with a model in the terminal."""
 
     model: Group[NamedModelSettings] = NamedModelSettings()
-    formats: Group[FormatFlags] = FormatFlags()  # noqa: RUF009  (frozen)
+    formats: Group[FormatFlags] = FormatFlags()
     conv_system_msg: str | None = None
     """System message instead of the template's own."""
     temperature: float = 0.7
@@ -56,7 +56,7 @@ class CliSettings:
     """Above 1 discourages repetition; the default is the model family's, mostly 1."""
     max_new_tokens: int = 512
     """Tokens of an answer at most."""
-    no_history: bool = False
+    no_history: NoSwitch = False
     """Each message starts a new conversation."""
     style: Style = "simple"
     """How to read and write."""

@@ -29,8 +29,8 @@ from fastchat.settings import Group, run_command
 class QuestionSettings:
     """Ask a model one question and print both lines of the conversation."""
 
-    model: Group[NamedModelSettings] = NamedModelSettings()  # noqa: RUF009  (frozen)
-    formats: Group[FormatFlags] = FormatFlags()  # noqa: RUF009  (frozen)
+    model: Group[NamedModelSettings] = NamedModelSettings()
+    formats: Group[FormatFlags] = FormatFlags()
     temperature: float = 0.7
     """Below 1e-5 the most probable token is always taken."""
     repetition_penalty: float | None = None

@@ -28,7 +28,7 @@ from fastchat.model.load import ModelSettings
 from fastchat.serve.processes import pid_file
 from fastchat.serve.published_formats import FormatFlags
 from fastchat.serve.supervisor import Child, Patience, Supervisor, answers
-from fastchat.settings import CommaList, Env, Group, alias, run_command
+from fastchat.settings import CommaList, Env, Group, NoSwitch, alias, run_command
 
 log = logging.getLogger(__name__)
 
@@ -40,8 +40,8 @@ LISTED_TIMEOUT_S = 30.0
 class LaunchSettings:
     """Start a controller, workers, the API server and the page; Ctrl-C ends them all."""
 
-    model: Group[ModelSettings] = ModelSettings()  # noqa: RUF009  (frozen)
-    formats: Group[FormatFlags] = FormatFlags()  # noqa: RUF009  (frozen)
+    model: Group[ModelSettings] = ModelSettings()
+    formats: Group[FormatFlags] = FormatFlags()
     model_path_address: tuple[str, ...] = ()
     """One worker each, as `path@host@port`; the default is one worker from the flags below."""
     controller_host: str = "localhost"
@@ -60,7 +60,7 @@ class LaunchSettings:
     """Requests a worker answers at once; the default is the worker's own."""
     stream_interval: int | None = None
     """Tokens per streamed piece; the default is the worker's own."""
-    no_register: bool = False
+    no_register: NoSwitch = False
     """Workers do not register at the controller."""
     server_host: str = "localhost"
     """Where the API server listens."""

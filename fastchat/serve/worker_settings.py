@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from typing import Annotated
 
 from fastchat.errors import UsageError
-from fastchat.settings import Env, ServerSettings, alias
+from fastchat.settings import Env, NoSwitch, ServerSettings, alias
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -17,7 +17,7 @@ class WorkerSettings(ServerSettings):
     """Address under which others reach this worker; derived from host and port unless given."""
     controller_address: Annotated[str, alias("--controller")] = "http://localhost:21001"
     """The controller to register at."""
-    no_register: bool = False
+    no_register: NoSwitch = False
     """Serve without a controller."""
     limit_worker_concurrency: Annotated[int | None, alias("--limit")] = None
     """Requests that run together at most; the default is what the engine can run."""
