@@ -4,6 +4,9 @@ from typing import Any
 
 from fastchat.errors import FastChatError
 
+SERVER_ERROR_MSG = "**NETWORK ERROR. PLEASE TRY AGAIN IN A MOMENT.**"
+"""Begins the text of a failed answer in the published stream; readers of logs look for it."""
+
 
 def error_body(error: FastChatError) -> dict[str, Any]:
     """The JSON body that OpenAI clients and older FastChat clients both understand."""

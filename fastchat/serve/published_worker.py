@@ -21,7 +21,7 @@ from fastchat.conversation import Conversation
 from fastchat.engine.base import Engine, GenerationRequest, SamplingParams, TokenLogprob
 from fastchat.errors import UnknownModelError, UsageError
 from fastchat.families.registry import registry
-from fastchat.protocol.errors import public_error
+from fastchat.protocol.errors import SERVER_ERROR_MSG, public_error
 from fastchat.protocol.openai_api import (
     MAX_NEW_TOKENS,
     MAX_STOPS,
@@ -47,8 +47,6 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-SERVER_ERROR_MSG = "**NETWORK ERROR. PLEASE TRY AGAIN IN A MOMENT.**"
-"""Begins the text of every error in the published format."""
 _MAX_BODY_BYTES = 32 << 20
 _MAX_ALTERNATIVES = 20
 

@@ -7,10 +7,9 @@ from collections.abc import AsyncIterator
 import orjson
 
 from fastchat.errors import ErrorCode, FastChatError
+from fastchat.protocol.errors import SERVER_ERROR_MSG
 from fastchat.serve.router import Router
 from fastchat.serve.upstream import Connection, Origins
-
-NOTICE = "**THE SERVER COULD NOT ANSWER. PLEASE TRY AGAIN.**"
 
 
 async def worker_chunks(
@@ -52,5 +51,5 @@ async def worker_chunks(
 
 
 def _error_chunk(reason: str, code: ErrorCode) -> bytes:
-    chunk = {"text": f"{NOTICE}\n\n({reason})", "error_code": int(code)}
+    chunk = {"text": f"{SERVER_ERROR_MSG}\n\n({reason})", "error_code": int(code)}
     return orjson.dumps(chunk) + b"\0"
