@@ -31,7 +31,7 @@ SETTINGS: tuple[dict[str, Any], ...] = (
     {"temperature": 1.0, "top_k": 40, "repetition_penalty": 1.1},
     {"temperature": 0.8, "min_p": 0.05, "presence_penalty": 0.5, "frequency_penalty": 0.2},
 )
-WORDS = "time year people way day man thing woman life child world school state family".split()
+WORDS = ("time", "year", "people", "way", "day", "man", "thing", "woman", "life", "child", "world")
 
 
 def prompts_of(tokenizer: Any, count: int, seed: int) -> list[list[int]]:
