@@ -6,9 +6,10 @@
 Both get the same prompts of about 98 tokens, in the same dtype, on the same threads, turn by
 turn, and are compared per CPU-second, so that other work on the machine weighs on both alike.
 `generate` answers a whole batch greedily, 64 tokens each, all starting and ending together.
-The engine has as many requests in the air, three times as many in all, which join and leave:
-32 to 96 tokens each (64 on average), sampled with different settings, as a server would see
-them. Without --model a random Llama of 58.7 M parameters is made by the shared tools.
+The engine always has as many requests in the air, which join and leave: 32 to 96 tokens each
+(64 on average), sampled with different settings, as a server would see them; the clock stops
+before they run out. Without --model a random Llama of 58.7 M parameters is made by the shared
+tools.
 """
 
 import argparse
@@ -19,6 +20,7 @@ import statistics
 import sys
 import tempfile
 import time
+from contextlib import aclosing
 from pathlib import Path
 from typing import Any
 
@@ -63,30 +65,31 @@ def static_rate(model: Any, tokenizer: Any, prompts: list[list[int]]) -> float:
 
 
 async def engine_rate(engine: Any, prompts: list[list[int]], batch: int) -> float:
-    """Tokens per CPU-second of the engine with `batch` requests in the air."""
+    """Tokens per CPU-second of the engine with `batch` clients that ask one after another."""
     from fastchat.engine.base import GenerationRequest, SamplingParams
 
-    places = asyncio.Semaphore(batch)
-    draw = random.Random(len(prompts))
-    lengths = [draw.choice((N_NEW // 2, N_NEW, N_NEW * 3 // 2)) for _ in prompts]
+    numbers, draw = iter(range(len(prompts))), random.Random(len(prompts))
+    wanted, made = len(prompts) * N_NEW * 3 // 4, 0
 
-    async def answer(i: int) -> int:
-        async with places:
+    async def ask() -> None:
+        nonlocal made
+        for i in numbers:
             request = GenerationRequest(
                 request_id=str(i),
                 prompt=tuple(prompts[i]),
-                max_tokens=lengths[i],
+                max_tokens=draw.choice((N_NEW // 2, N_NEW, N_NEW * 3 // 2)),
                 ignore_eos=True,
                 sampling=SamplingParams(seed=i, **SETTINGS[i % len(SETTINGS)]),
             )
-            n = 0
-            async for chunk in engine.generate(request):
-                n += len(chunk.token_ids)
-            return n
+            async with aclosing(engine.generate(request)) as chunks:
+                async for chunk in chunks:
+                    made += len(chunk.token_ids)
+                    if made >= wanted:
+                        return
 
     started = time.process_time()
-    counts = await asyncio.gather(*(answer(i) for i in range(len(prompts))))
-    return sum(counts) / (time.process_time() - started)
+    await asyncio.gather(*(ask() for _ in range(batch)))
+    return made / (time.process_time() - started)
 
 
 async def compare(args: argparse.Namespace, folder: Path, dtype: str) -> list[list[str]]:
@@ -114,7 +117,7 @@ async def compare(args: argparse.Namespace, folder: Path, dtype: str) -> list[li
         for turn in range(args.turns + 1):
             seed = 1000 * batch + turn
             one = static_rate(model, tokenizer, prompts_of(tokenizer, batch, seed))
-            two = await engine_rate(engine, prompts_of(tokenizer, 3 * batch, seed), batch)
+            two = await engine_rate(engine, prompts_of(tokenizer, 4 * batch, seed), batch)
             if turn:  # the first warms up
                 static.append(one)
                 ours.append(two)
