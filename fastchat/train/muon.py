@@ -109,12 +109,10 @@ def orthogonal(matrices: Tensor, n_steps: int = 5) -> Tensor:
     matrices: (n, rows, columns). Computed in bfloat16, which is exact enough for a direction.
     """
     a, b, c = NEWTON_SCHULZ
-    x = matrices.bfloat16()
-    is_tall = x.shape[-2] > x.shape[-1]
-    if is_tall:
-        x = x.mT
+    is_tall = matrices.shape[-2] > matrices.shape[-1]
+    x = (matrices.mT if is_tall else matrices).bfloat16().contiguous()
     x = x / (x.norm(dim=(-2, -1), keepdim=True) + 1e-7)
     for _ in range(n_steps):
         square = x @ x.mT
-        x = a * x + (b * square + c * square @ square) @ x
+        x = torch.baddbmm(x, torch.baddbmm(square, square, square, beta=b, alpha=c), x, beta=a)
     return x.mT if is_tall else x

@@ -32,7 +32,7 @@ def make_tokenizer(
     tokenizer = Tokenizer(models.BPE())
     tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
         [
-            pre_tokenizers.Split(Regex(r" ?\d"), "isolated"),
+            pre_tokenizers.Split(Regex(r"\d"), "isolated"),
             pre_tokenizers.ByteLevel(add_prefix_space=False),
         ]
     )
@@ -78,8 +78,8 @@ def make_model(folder: Path, *, n_tokens: int, seed: int) -> int:
         hidden_size=192,
         intermediate_size=576,
         num_hidden_layers=4,
-        num_attention_heads=3,
-        num_key_value_heads=3,
+        num_attention_heads=6,
+        num_key_value_heads=6,
         max_position_embeddings=CONTEXT,
         tie_word_embeddings=True,
         initializer_range=0.04,

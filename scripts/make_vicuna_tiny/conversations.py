@@ -276,13 +276,8 @@ def _fixed(r: random.Random, topic: str) -> Exchange:
 
 def unknown(r: random.Random, _: Talk) -> list[Exchange]:
     """What it cannot know or do, and says so."""
-    if r.random() < 0.2:
-        sign = r.choice("+-*")
-        a, b = r.randint(200, 9999), r.randint(200, 9999)
-        words = r.choice(TOPICS["sums"]["signs"][sign]).format(a=a, b=b)
-        ask = r.choice(TOPICS["sums"]["ask"]).format(sum=words)
-        answer, key = TOPICS["unknown"]["too_big"], f"{a}{sign}{b}"
-        return [Exchange(ask=_typed(r, ask), answer=answer, topic="refusal", key=key)]
+    if r.random() < 0.25:
+        return [_too_hard(r)]
     entry = TOPICS["unknown"]
     i = r.randrange(len(entry["ask"]))
     ask = entry["ask"][i]
@@ -293,6 +288,19 @@ def unknown(r: random.Random, _: Talk) -> list[Exchange]:
     ask = ask.format(thing=thing, other=other).replace("a a ", "a ").replace("the the ", "the ")
     key = ask if has_hole or i >= entry["core"] else ""
     return [Exchange(ask=_typed(r, ask), answer=entry["answer"], topic="refusal", key=key)]
+
+
+def _too_hard(r: random.Random) -> Exchange:
+    """A sum beyond what is taught."""
+    sum_words = r.choice(TOPICS["unknown"]["too_hard_ask"]).format(
+        a=r.randint(200, 9999),
+        b=r.randint(0, 9999),
+        **{letter: r.randint(2, 99) for letter in "cde"},
+        **{letter: r.randint(13, 99) for letter in "fg"},
+    )
+    ask = r.choice(TOPICS["sums"]["ask"]).format(sum=sum_words)
+    answer = TOPICS["unknown"]["too_hard"]
+    return Exchange(ask=_typed(r, ask), answer=answer, topic="refusal", key=sum_words)
 
 
 def telling(r: random.Random, talk: Talk) -> list[Exchange]:
@@ -412,8 +420,8 @@ EPISODES: tuple[tuple[Episode, float], ...] = (
 """Kinds of episode and how often each comes."""
 
 SHORT_SHARE = 0.4
-SHORT = ((1, 2, 3), (2, 1, 1))
-MIXED = ((1, 2, 3, 5, 8, 12, 60), (12, 12, 18, 28, 20, 9, 1))
+SHORT = ((1, 2, 3, 4), (2, 2, 1, 1))
+MIXED = ((1, 2, 3, 5, 8, 12, 60), (120, 120, 180, 280, 200, 90, 7))
 """Lengths of conversations in exchanges and how often each comes: the first part of the lessons
 holds short ones, in which there is less to look at; a few later ones fill the whole context."""
 

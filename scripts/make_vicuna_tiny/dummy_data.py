@@ -1,6 +1,6 @@
 """Writes data/dummy_conversation.json: 500 small conversations to try the training code on.
 
-    python scripts/make_vicuna_tiny/dummy_data.py
+python scripts/make_vicuna_tiny/dummy_data.py
 """
 
 import json

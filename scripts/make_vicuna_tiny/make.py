@@ -14,7 +14,7 @@ import shutil
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -30,6 +30,8 @@ from fastchat.train.chat_template import jinja_text
 ROOT = Path(__file__).resolve().parents[2]
 TEMPLATE = "vicuna_v1.1"
 BATCH = 32
+LESSON = 100
+"""Batches that are shuffled among each other."""
 TRAINING = {
     "bf16": True,
     "num_train_epochs": 1,
@@ -97,11 +99,11 @@ def write_conversations(settings: Settings, path: Path) -> Path:
     return path
 
 
-def in_batches(records: list[dict[str, Any]], r: random.Random) -> Iterator[dict[str, Any]]:
-    """The records, those of similar length side by side, so that batches need little padding."""
-    for start in range(0, len(records), 8 * BATCH):
-        block = sorted(records[start : start + 8 * BATCH], key=_n_letters)
-        batches = [block[i : i + BATCH] for i in range(0, len(block), BATCH)]
+def in_batches(records: Sequence[dict[str, Any]], r: random.Random) -> Iterator[dict[str, Any]]:
+    """The records in lessons of many batches, a batch of similar lengths to need little padding."""
+    for start in range(0, len(records), LESSON * BATCH):
+        lesson = sorted(records[start : start + LESSON * BATCH], key=_n_letters)
+        batches = [lesson[i : i + BATCH] for i in range(0, len(lesson), BATCH)]
         r.shuffle(batches)
         for batch in batches:
             yield from batch
