@@ -5,8 +5,10 @@ neighbouring tokens laid out `[kv heads, size, dim]`, so that attention reads ea
 a gap and needs no table of pages. Regions come in a few sizes; neighbours of equal size are
 one strided view for a batch of rows (`packed.py` does that).
 
-A finished sequence keeps its region until the room is needed: the next prompt that begins with
-the same tokens copies or takes over what is there instead of computing it.
+Live sequences are kept together at the low end. A finished one moves to the high end, where it
+stays until the room is needed: the next prompt that begins with the same tokens copies what is
+there instead of computing it. Moving costs a step or less, and lets the places of those that
+left be filled again, without which neighbours would soon be rare.
 """
 
 from __future__ import annotations
@@ -15,6 +17,7 @@ from bisect import bisect_left
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 
 from fastchat.errors import OutOfMemoryError
@@ -24,6 +27,9 @@ BLOCK = 16
 
 GRANULE = 64
 """Region sizes are multiples of this many tokens."""
+
+SMALL = 512
+"""Up to here the regions of live sequences double in size, so that many are of one size."""
 
 SCRATCH = 64
 """Tokens after the budget that padding is written to."""
@@ -63,13 +69,18 @@ class Regions:
         """(start, size), by start; no two touch."""
         self.free = size
 
-    def allocate(self, size: int) -> Region | None:
-        """The lowest gap's beginning, or None where no gap is large enough."""
-        for i, (start, room) in enumerate(self._gaps):
-            if room >= size:
-                self._gaps[i : i + 1] = [(start + size, room - size)] if room > size else []
-                self.free -= size
-                return Region(start, size)
+    def allocate(self, size: int, *, high: bool = False) -> Region | None:
+        """A part of the lowest, or the highest, gap that is large enough; None without one."""
+        places = range(len(self._gaps))
+        for i in reversed(places) if high else places:
+            start, room = self._gaps[i]
+            if room < size:
+                continue
+            first = start + room - size if high else start
+            rest = (start if high else start + size, room - size)
+            self._gaps[i : i + 1] = [rest] if room > size else []
+            self.free -= size
+            return Region(first, size)
         return None
 
     def release(self, region: Region) -> None:
@@ -124,15 +135,13 @@ class KVCache:
         try:
             self.keys = {i: _pool(s, n_tokens, s.key_dim) for i, s in self.shapes.items()}
             self.values = {i: _pool(s, n_tokens, s.value_dim) for i, s in self.shapes.items()}
-        except RuntimeError as error:
+        except (RuntimeError, MemoryError, ValueError) as error:
             size = n_tokens * sum(s.token_bytes for s in self.shapes.values()) / 2**30
             raise OutOfMemoryError(
                 f"A cache of {self.budget} tokens needs {size:.1f} GiB, more than is free; "
                 "lower --max-cached-tokens."
             ) from error
         self._regions = Regions(self.budget)
-        self._clean = 0
-        """Tokens from the start of the pool that hold numbers: the rest was never touched."""
         self._finished: dict[CachedText, None] = {}
         """Least recently used first."""
         self._holders: dict[int, dict[CachedText, None]] = {}
@@ -172,21 +181,21 @@ class KVCache:
         """
         if source is not None:
             n_shared = min(n_shared, source.n_computed, len(tokens) - 1)
-        if source is not None and self._may_take_over(source, n_shared, len(tokens)):
-            self._forget(source)
-            text = CachedText(tokens, source.region, n_computed=n_shared)
-            self._remember(text)
-            return text
         size, smallest = self._size(len(tokens) + room), self._size(len(tokens) + 1)
-        for wanted, kept in ((size, source), (smallest, source), (smallest, None)):
-            if (region := self._allocate(wanted, keep=kept)) is not None:
-                break
-        else:
+        region = self._allocate(size, keep=source) or self._allocate(smallest, keep=source)
+        if region is None and source is not None and not source.is_live:
+            # Nothing but the source itself can make room: its place is taken over, or it goes.
+            self._forget(source)
+            if source.region.size > len(tokens):
+                text = CachedText(tokens, source.region, n_computed=n_shared)
+                self._remember(text)
+                return text
+            self._regions.release(source.region)
+            region, source = self._allocate(smallest), None
+        if region is None:
             return None
-        if kept is None or source is None:
-            text = CachedText(tokens, region, n_computed=0)
-        else:
-            text = CachedText(tokens, region, n_computed=n_shared)
+        text = CachedText(tokens, region, n_computed=0 if source is None else n_shared)
+        if source is not None:
             self._copy(source.region, region, n_shared)
             if not source.is_live:
                 self._finished[source] = self._finished.pop(source)
@@ -210,13 +219,13 @@ class KVCache:
     def close(self, text: CachedText, *, keep: bool) -> None:
         """Ends a live text; kept, its region stays for reuse until the room is needed.
 
-        What is not kept is wiped: it may be damaged, and a batch of rows reads what lies behind
-        a shorter row's end. That is masked, but not-a-number would come through a mask.
+        What is not kept is wiped: it may be damaged, and hold what is not a number (`_pool`).
         """
         text.is_live = False
         if keep and text.n_computed >= BLOCK:
             text.tokens = text.tokens[: text.n_computed]
             self._remember(text)
+            self._move_up(text)
             self._finished[text] = None
         else:
             self._forget(text)
@@ -229,29 +238,36 @@ class KVCache:
             self.close(text, keep=False)
 
     def _size(self, n_tokens: int) -> int:
-        """The region size for `n_tokens`: four sizes to each doubling."""
-        step = max(GRANULE, 1 << max(0, (n_tokens - 1).bit_length() - 3))
+        """The region size for `n_tokens`: a power of two while small, then four to a doubling."""
+        bits = (n_tokens - 1).bit_length()
+        if n_tokens <= SMALL:
+            return min(self._longest, max(GRANULE, 1 << bits))
+        step = 1 << (bits - 3)
         return min(self._longest, -(-n_tokens // step) * step)
 
-    def _may_take_over(self, source: CachedText, n_shared: int, n_tokens: int) -> bool:
-        """Whether the source is finished, has the room, and loses little by it."""
-        return (
-            not source.is_live
-            and source.region.size > n_tokens
-            and 4 * n_shared >= 3 * source.n_computed
-        )
+    def _move_up(self, text: CachedText) -> None:
+        """Moves a finished text to the high end, where that is above its place."""
+        size = -(-text.n_computed // GRANULE) * GRANULE
+        region = self._allocate(size, high=True)
+        if region is None:
+            return
+        if region.start < text.region.start:
+            self._regions.release(region)
+            return
+        self._copy(text.region, region, text.n_computed)
+        self._regions.release(text.region)
+        text.region = region
 
-    def _allocate(self, size: int, *, keep: CachedText | None = None) -> Region | None:
+    def _allocate(
+        self, size: int, *, keep: CachedText | None = None, high: bool = False
+    ) -> Region | None:
         """A region, finished texts being dropped for it, the least recently used first."""
-        while (region := self._regions.allocate(size)) is None:
+        while (region := self._regions.allocate(size, high=high)) is None:
             oldest = next((text for text in self._finished if text is not keep), None)
             if oldest is None:
                 return None
             self._forget(oldest)
             self._regions.release(oldest.region)
-        if (end := region.start + region.size) > self._clean:
-            self._wipe(Region(self._clean, end - self._clean))
-            self._clean = end
         return region
 
     def _remember(self, text: CachedText) -> None:
@@ -288,8 +304,16 @@ class KVCache:
 
 
 def _pool(shape: LayerShape, n_tokens: int, dim: int) -> torch.Tensor:
+    """Zeros, which on a CPU take no memory before they are written.
+
+    A batch of rows reads what lies behind a shorter row's end. That is masked, but what was
+    never written might be not-a-number, and come through the mask.
+    """
     size = n_tokens * shape.kv_heads * dim
-    return torch.empty(size, dtype=shape.dtype, device=shape.device)
+    if shape.device.type != "cpu":
+        return torch.zeros(size, dtype=shape.dtype, device=shape.device)
+    zeros = np.zeros(size * shape.dtype.itemsize, dtype=np.uint8)
+    return torch.from_numpy(zeros).view(shape.dtype)
 
 
 def region_view(pool: torch.Tensor, region: Region, *, heads: int, dim: int) -> torch.Tensor:
