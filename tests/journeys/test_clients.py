@@ -84,9 +84,8 @@ def test_embeddings_of_a_text_do_not_depend_on_the_batch(client: openai.OpenAI) 
 
 def test_n_seed_stop_and_bias(client: openai.OpenAI) -> None:
     def ask(**options: object) -> list[str]:
-        answer = client.chat.completions.create(
-            model="vicuna-tiny", messages=QUESTION, max_tokens=12, **options
-        )
+        options = {"max_tokens": 12, **options}
+        answer = client.chat.completions.create(model="vicuna-tiny", messages=QUESTION, **options)
         return [choice.message.content for choice in answer.choices]
 
     assert ask(n=3, seed=7, temperature=1.5) == ask(n=3, seed=7, temperature=1.5)
