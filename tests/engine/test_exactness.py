@@ -90,6 +90,8 @@ async def test_answers_equal_generate_alone_and_in_company(
         assert list(together) == wanted
         alone = [await answer(engine, p, n) for p, n in zip(prompts, ANSWERS, strict=True)]
         assert alone == wanted
+        again = [await answer(engine, prompts[4], ANSWERS[4]) for _ in range(2)]
+        assert again == [wanted[4]] * 2
         stats = engine.stats()
         assert (stats.running, stats.waiting) == (0, 0)
         assert stats.prefix_hit_tokens_total > 0
