@@ -12,7 +12,8 @@ import torch
 from torch import Tensor
 
 from fastchat.engine.kv_cache import CachedText
-from fastchat.engine.packed import PackedModel, Segment, UnsupportedModelError
+from fastchat.engine.packed import PackedModel, UnsupportedModelError
+from fastchat.engine.plan import Segment
 
 TOLERANCE = {4: 1e-3, 2: 0.1}
 """Largest root mean square of the difference, over that of the logits, by bytes per number."""

@@ -7,7 +7,7 @@ each piece attend to its own sequence. Nothing of the library's cache or masks i
 causal model whose layers go through the attention interface can be served, as long as
 attention is all it remembers; `check.py` finds out.
 
-What a step needs is worked out once (`_Plan`) and used by all layers.
+What a step needs is worked out once (`plan.py`) and used by all layers.
 
 Run on CPUs only so far; nothing in it is particular to them but the choice of a kernel.
 
@@ -20,42 +20,22 @@ import inspect
 import itertools
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
 from types import MethodType
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor
 from torch.nn.functional import scaled_dot_product_attention
 
-from fastchat.engine.kv_cache import KVCache, LayerShape, Region
+from fastchat.engine.kv_cache import KVCache, LayerShape
+from fastchat.engine.plan import Plan, Segment
 from fastchat.errors import ModelError
-
-CALL_BYTES = 128 * 1024
-"""What could be read while one attention call is set up: padding up to here is the cheaper way.
-
-About 15 us at 8 GB/s (one core of an EPYC 9004).
-"""
 
 _names = itertools.count()
 
 
 class UnsupportedModelError(ModelError):
     """The model remembers more than keys and values, or hides its attention."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Segment:
-    """Tokens of one sequence that one step computes."""
-
-    region: Region
-    start: int
-    """How many tokens of the sequence are in the cache already."""
-    token_ids: Sequence[int]
-    wants_all: bool = False
-    """Logits after each of the tokens, not only after the last."""
-    wants_last: bool = True
 
 
 class PackedModel:
@@ -82,7 +62,7 @@ class PackedModel:
         self._name = f"fastchat-{next(_names)}"
         self._plain = model.config._attn_implementation
         _fix_frequencies(model, longest, device=device)
-        self._plan: _Plan | None = None
+        self._plan: Plan | None = None
         self.cache = KVCache(self._probe(), budget=budget, longest=longest)
         self._install(self._attend)
 
@@ -108,7 +88,7 @@ class PackedModel:
         Segments of one token should come first and in the order of their regions: neighbours
         then attend in one call. Returns logits (rows, vocabulary), rows in segment order.
         """
-        self._plan = plan = _Plan(segments, self.cache, self._smallest, device=self.device)
+        self._plan = plan = Plan(segments, self.cache, self._smallest, device=self.device)
         with torch.inference_mode():
             logits = self._model(
                 input_ids=plan.token_ids,
@@ -250,185 +230,6 @@ class PackedModel:
             if out is not None:
                 out[chunk.first : chunk.end] = part
         return (part if out is None else out).unsqueeze(0), None
-
-
-class _Run:
-    """Single tokens of sequences in regions of one size at equal distances."""
-
-    __slots__ = ("end", "first", "high", "lengths", "low", "mask", "region", "spacing")
-
-    def __init__(self, first: int, region: Region, length: int, low: int) -> None:
-        self.first = first
-        self.end = first + 1
-        self.region = region
-        self.spacing = region.size
-        """From one region's start to the next one's."""
-        self.lengths = [length]
-        """Keys each row may see, from its region's start."""
-        self.low = low
-        """Keys before this one are outside every row's window."""
-        self.high = length
-        self.mask: Tensor | None = None
-        """(rows, 1, 1, keys) to add; None where every row sees all keys of the view."""
-
-    def fits(self, region: Region, length: int, low: int, *, slack: int) -> bool:
-        """Whether a row can join, reading at most `slack` keys more than alone."""
-        last = self.region.start + (len(self.lengths) - 1) * self.spacing
-        distance = region.start - last
-        if region.size != self.region.size or distance <= 0:
-            return False
-        if len(self.lengths) > 1 and distance != self.spacing:
-            return False
-        n, new_low, new_high = len(self.lengths), min(low, self.low), max(length, self.high)
-        more = (n + 1) * (new_high - new_low) - n * (self.high - self.low) - (length - low)
-        return more <= slack
-
-    def join(self, region: Region, length: int, low: int) -> None:
-        if len(self.lengths) == 1:
-            self.spacing = region.start - self.region.start
-        self.end += 1
-        self.lengths.append(length)
-        self.low, self.high = min(low, self.low), max(length, self.high)
-
-    def view(self, pool: Tensor, heads: int, dim: int) -> Tensor:
-        """(rows, heads, keys, dim)"""
-        return pool.as_strided(
-            (len(self.lengths), heads, self.high - self.low, dim),
-            (self.spacing * heads * dim, self.region.size * dim, dim, 1),
-            self.region.start * heads * dim + self.low * dim,
-        )
-
-    def set_mask(self, window: int | None, dtype: torch.dtype, device: torch.device) -> None:
-        places = np.arange(self.low, self.high)
-        lengths = np.asarray(self.lengths)[:, None]
-        visible = places < lengths
-        if window is not None:
-            visible &= places >= lengths - window
-        if not visible.all():
-            mask = np.where(visible, np.float32(0), np.float32(-np.inf))[:, None, None, :]
-            self.mask = torch.from_numpy(mask).to(device=device, dtype=dtype)
-
-
-class _Chunk:
-    """Neighbouring tokens of one sequence."""
-
-    __slots__ = ("_device", "end", "first", "high", "is_causal", "low", "mask", "region", "window")
-
-    def __init__(
-        self, first: int, segment: Segment, window: int | None, *, device: torch.device
-    ) -> None:
-        n, start = len(segment.token_ids), segment.start
-        self.first, self.end = first, first + n
-        self.region = segment.region
-        self.low = 0 if window is None else max(0, start + 1 - window)
-        self.high = start + n
-        self.window = window
-        self._device = device
-        self.is_causal = start == 0 and (window is None or n <= window)
-        self.mask = None if self.is_causal else self._visible()
-        """(tokens, keys), true where a token may look."""
-
-    def additive_mask(self, dtype: torch.dtype) -> Tensor:
-        """(tokens, keys): zero where a token may look, minus infinity elsewhere."""
-        visible = self._visible() if self.mask is None else self.mask
-        zeros = torch.zeros(visible.shape, dtype=dtype, device=self._device)
-        return zeros.masked_fill_(~visible, -torch.inf)
-
-    def _visible(self) -> Tensor:
-        n = self.end - self.first
-        at = torch.arange(self.high - n, self.high, device=self._device).unsqueeze(1)
-        keys = torch.arange(self.low, self.high, device=self._device)
-        visible = keys <= at
-        return visible if self.window is None else visible & (keys > at - self.window)
-
-    def view(self, pool: Tensor, heads: int, dim: int) -> Tensor:
-        """(1, heads, keys, dim)"""
-        return pool.as_strided(
-            (1, heads, self.high - self.low, dim),
-            (0, self.region.size * dim, dim, 1),
-            self.region.start * heads * dim + self.low * dim,
-        )
-
-
-class _Plan:
-    """Where the tokens of one step stand, what they see, and whose logits are wanted."""
-
-    def __init__(
-        self, segments: Sequence[Segment], cache: KVCache, smallest: int, *, device: torch.device
-    ) -> None:
-        self._segments = segments
-        token_ids: list[int] = []
-        places: list[tuple[int, int, int]] = []
-        positions: list[int] = []
-        wanted: list[int] = []
-        for segment in segments:
-            first, n = len(token_ids), len(segment.token_ids)
-            token_ids += segment.token_ids
-            positions += range(segment.start, segment.start + n)
-            places.append((segment.region.start, segment.region.size, n))
-            if segment.wants_all:
-                wanted += range(first, first + n)
-            elif segment.wants_last:
-                wanted.append(first + n - 1)
-        self.n_padding = max(0, smallest - len(token_ids))
-        if self.n_padding:
-            token_ids += [0] * self.n_padding
-            positions += range(self.n_padding)
-            places.append((cache.scratch, self.n_padding, self.n_padding))
-        starts, sizes, counts = np.array(places, dtype=np.int64).T
-        self._sizes = np.repeat(sizes, counts)
-        self._starts = np.repeat(starts, counts)
-        self._positions = np.array(positions, dtype=np.int64)
-        self.token_ids = torch.tensor([token_ids], device=device)
-        self.positions = torch.from_numpy(self._positions).to(device).unsqueeze(0)
-        self.wanted = torch.tensor(wanted, dtype=torch.long, device=device)
-        self._write_rows: dict[tuple[int, torch.device], Tensor] = {}
-        self._runs: dict[tuple[int | None, LayerShape], list[_Run]] = {}
-        self._chunks: dict[tuple[int | None, torch.device], list[_Chunk]] = {}
-
-    def write_rows(self, shape: LayerShape) -> Tensor:
-        """Rows of the pool, seen as (tokens x heads, dim), that the new tokens are written to."""
-        key = (shape.kv_heads, shape.device)
-        if key not in self._write_rows:
-            first = self._starts * shape.kv_heads + self._positions
-            rows = first[:, None] + self._sizes[:, None] * np.arange(shape.kv_heads)
-            self._write_rows[key] = torch.from_numpy(rows.reshape(-1)).to(shape.device)
-        return self._write_rows[key]
-
-    def runs(self, window: int | None, shape: LayerShape) -> list[_Run]:
-        """The single tokens, grouped."""
-        if (window, shape) not in self._runs:
-            self._runs[window, shape] = self._find_runs(window, shape)
-        return self._runs[window, shape]
-
-    def chunks(self, window: int | None, device: torch.device) -> list[_Chunk]:
-        """The longer segments."""
-        if (window, device) not in self._chunks:
-            chunks, first = [], 0
-            for segment in self._segments:
-                if len(segment.token_ids) > 1:
-                    chunks.append(_Chunk(first, segment, window, device=device))
-                first += len(segment.token_ids)
-            self._chunks[window, device] = chunks
-        return self._chunks[window, device]
-
-    def _find_runs(self, window: int | None, shape: LayerShape) -> list[_Run]:
-        slack = CALL_BYTES // shape.token_bytes
-        runs: list[_Run] = []
-        first = 0
-        for segment in self._segments:
-            if len(segment.token_ids) == 1:
-                length = segment.start + 1
-                low = 0 if window is None else max(0, length - window)
-                last = runs[-1] if runs and runs[-1].end == first else None
-                if last is not None and last.fits(segment.region, length, low, slack=slack):
-                    last.join(segment.region, length, low)
-                else:
-                    runs.append(_Run(first, segment.region, length, low))
-            first += len(segment.token_ids)
-        for run in runs:
-            run.set_mask(window, shape.dtype, shape.device)
-        return runs
 
 
 def _attention(

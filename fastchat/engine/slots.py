@@ -21,7 +21,8 @@ from fastchat.engine.base import (
     FinishReason,
     GenerationRequest,
 )
-from fastchat.engine.packed import PackedModel, Segment
+from fastchat.engine.packed import PackedModel
+from fastchat.engine.plan import Segment
 from fastchat.engine.sampling import RawLogprob, Sampler, raw_logprobs
 from fastchat.engine.scheduler import Scheduler, Work
 from fastchat.engine.scheduler import Sequence as Scheduled

@@ -122,7 +122,8 @@ def test_a_long_neighbour_changes_no_rotary_frequency(kind: str) -> None:
     import torch
     from transformers import AutoModelForCausalLM
 
-    from fastchat.engine.packed import PackedModel, Segment
+    from fastchat.engine.packed import PackedModel
+    from fastchat.engine.plan import Segment
     from tests.engine.conftest import config_of
 
     config = config_of("phi3")
