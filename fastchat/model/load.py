@@ -123,6 +123,7 @@ def load(settings: ModelSettings) -> LoadedModel:
     device = placement.choose_device(settings, there)
     _quiet_libraries()
     placement.use_threads(settings.num_threads)
+    placement.bound_kernel_caches()
     recognition = registry().recognise(settings.model_path)
     if recognition.adapter is not None:
         wishes = {"revision": settings.revision, "dtype": settings.dtype}

@@ -33,6 +33,10 @@ CPU_ISAS: Mapping[str, frozenset[str]] = {
 }
 """Values of CPU_ISA with the CPU flags they stand for."""
 
+KERNEL_CACHE = 256
+"""Kernels that each of torch's CPU libraries remembers; a model of ten kinds of products, run in
+the sizes of step that `packed` makes, needs fewer."""
+
 _MEMORY = re.compile(r"(\d+(?:\.\d+)?)\s*([KMGT]i?B)", re.IGNORECASE)
 
 
@@ -212,6 +216,17 @@ def use_threads(wanted: int | None) -> int:
         return torch.get_num_threads()  # torch has read the variable
     torch.set_num_threads(wanted or _usable_cores())
     return torch.get_num_threads()
+
+
+def bound_kernel_caches() -> None:
+    """Keeps torch's CPU kernels from remembering every shape they have met.
+
+    A kernel is made for each number of rows and kept, 0.5 to 4 MB each (torch 2.13): a process
+    whose steps differ in size grew by 2 to 6 GB until the libraries' own limit of 1024 a cache.
+    Must come before the first product; what the user has set is left alone.
+    """
+    for cache in ("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "LRU_CACHE_CAPACITY"):
+        os.environ.setdefault(cache, str(KERNEL_CACHE))
 
 
 def torch_dtype(name: str) -> torch.dtype:

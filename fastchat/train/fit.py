@@ -68,8 +68,10 @@ def fit(arguments: Arguments, *, attention: Callable[[], str] | None = None) -> 
     from transformers import set_seed
 
     from fastchat.families.registry import registry
+    from fastchat.model.placement import bound_kernel_caches
     from fastchat.train.examples import Labeller
 
+    bound_kernel_caches()
     training = arguments.training
     say = logger.info if training.process_index == 0 else logger.debug
     for note in arguments.notes:
