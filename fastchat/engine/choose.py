@@ -84,7 +84,7 @@ def _check(engine: EngineSettings) -> None:
 def _packed_or_none(loaded: LoadedModel, engine: EngineSettings) -> PackedModel | None:
     """The model ready for the slot scheduler, or None where the fallback is to serve it."""
     from fastchat.engine.check import check
-    from fastchat.engine.linear import SMALLEST_STEP, pack_linears
+    from fastchat.engine.linear import filled, pack_linears
     from fastchat.engine.packed import PackedModel, UnsupportedModelError
 
     if engine.scheduler == "groups" or not loaded.can_generate:
@@ -97,7 +97,7 @@ def _packed_or_none(loaded: LoadedModel, engine: EngineSettings) -> PackedModel 
             budget=engine.max_cached_tokens or max(CACHED_TOKENS, loaded.context_len),
             longest=loaded.context_len,
             device=loaded.device,
-            smallest=SMALLEST_STEP if n_packed else 1,
+            filled=filled if n_packed else int,
         )
         check(packed, loaded.model, loaded.vocab_size)
     except UnsupportedModelError as error:

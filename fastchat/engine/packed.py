@@ -18,7 +18,7 @@ from __future__ import annotations
 
 import inspect
 import itertools
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from types import MethodType
 from typing import Any
@@ -42,7 +42,13 @@ class PackedModel:
     """A model that computes segments over a KVCache."""
 
     def __init__(
-        self, model: Any, *, budget: int, longest: int, device: torch.device, smallest: int = 1
+        self,
+        model: Any,
+        *,
+        budget: int,
+        longest: int,
+        device: torch.device,
+        filled: Callable[[int], int] = int,
     ) -> None:
         """
         Args:
@@ -50,14 +56,14 @@ class PackedModel:
             budget: tokens that the cache holds.
             longest: tokens of the longest sequence.
             device: where the model is.
-            smallest: tokens of a step at least; what is missing is padding.
+            filled: how many rows to compute in place of so many; the rest is padding.
 
         Raises:
             UnsupportedModelError: this model cannot be served this way.
         """
         self._model = model
         self.device = device
-        self._smallest = smallest
+        self._filled = filled
         self._configs = _attention_configs(model)
         self._name = f"fastchat-{next(_names)}"
         self._plain = model.config._attn_implementation
@@ -88,7 +94,7 @@ class PackedModel:
         Segments of one token should come first and in the order of their regions: neighbours
         then attend in one call. Returns logits (rows, vocabulary), rows in segment order.
         """
-        self._plan = plan = Plan(segments, self.cache, self._smallest, device=self.device)
+        self._plan = plan = Plan(segments, self.cache, self._filled, device=self.device)
         with torch.inference_mode():
             logits = self._model(
                 input_ids=plan.token_ids,
@@ -96,7 +102,7 @@ class PackedModel:
                 use_cache=False,
                 logits_to_keep=plan.wanted,
             ).logits
-        return logits[0]
+        return logits[0, : plan.n_wanted]
 
     def _probe(self) -> dict[int, LayerShape]:
         """What each attention layer stores, seen in one small pass."""

@@ -6,7 +6,7 @@ tokens of neighbouring regions make a run; longer pieces of one sequence are chu
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -137,7 +137,12 @@ class Plan:
     """Where the tokens of one step stand, what they see, and whose logits are wanted."""
 
     def __init__(
-        self, segments: Sequence[Segment], cache: KVCache, smallest: int, *, device: torch.device
+        self,
+        segments: Sequence[Segment],
+        cache: KVCache,
+        filled: Callable[[int], int],
+        *,
+        device: torch.device,
     ) -> None:
         self._segments = segments
         token_ids: list[int] = []
@@ -153,11 +158,13 @@ class Plan:
                 wanted += range(first, first + n)
             elif segment.wants_last:
                 wanted.append(first + n - 1)
-        self.n_padding = max(0, smallest - len(token_ids))
+        self.n_padding = filled(len(token_ids)) - len(token_ids)
         if self.n_padding:
             token_ids += [0] * self.n_padding
             positions += range(self.n_padding)
             places.append((cache.scratch, self.n_padding, self.n_padding))
+        self.n_wanted = len(wanted)
+        wanted += [len(token_ids) - 1] * (filled(len(wanted)) - len(wanted))
         starts, sizes, counts = np.array(places, dtype=np.int64).T
         self._sizes = np.repeat(sizes, counts)
         self._starts = np.repeat(starts, counts)

@@ -3,7 +3,7 @@ import torch
 from torch import nn
 from transformers.pytorch_utils import Conv1D
 
-from fastchat.engine.linear import PackedLinear, pack_linears
+from fastchat.engine.linear import PackedLinear, filled, pack_linears
 
 
 @pytest.mark.parametrize("rows", [1, 3, 4, 33, 200])
@@ -30,3 +30,9 @@ def test_layers_of_other_kinds_stay_as_they_are() -> None:
     hooked.register_forward_hook(lambda *_: None)
     model = nn.Sequential(Scaled(600, 600), hooked, nn.Linear(600, 600, dtype=torch.float64))
     assert pack_linears(model) == 0
+
+
+def test_a_step_is_filled_up_by_little_to_one_of_few_sizes() -> None:
+    assert [filled(n) for n in (0, 1, 4, 5, 64, 65, 512)] == [0, 4, 4, 8, 64, 96, 512]
+    assert all(0 <= filled(n) - n < 32 for n in range(2000))
+    assert len({filled(n) for n in range(1, 513)}) == 30
