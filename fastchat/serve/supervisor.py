@@ -184,7 +184,7 @@ class Supervisor:
                 stdin=subprocess.DEVNULL,
                 stdout=sink,
                 stderr=subprocess.STDOUT,
-                env={**os.environ, **child.env},
+                env={**os.environ, "PYTHONUNBUFFERED": "1", **child.env},
                 process_group=0,
             )
         self._processes[child.name] = process

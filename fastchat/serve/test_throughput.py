@@ -175,7 +175,7 @@ async def measure(settings: ThroughputSettings) -> Report:
             async with asyncio.TaskGroup() as callers:
                 for _ in range(settings.n_thread):
                     callers.create_task(call())
-        except* Exception as group:
+        except ExceptionGroup as group:
             raise plain_error(group.exceptions[0]) from group
         seconds = time.perf_counter() - began
     return report(samples, model=model, n_callers=settings.n_thread, seconds=seconds)
