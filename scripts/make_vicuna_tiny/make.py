@@ -54,11 +54,11 @@ TRAINING = {
 class Settings:
     """Makes vicuna-tiny from nothing and examines it."""
 
-    out: Path
+    out: Path = Path("vicuna-tiny")
     """Folder of the finished model."""
     work: Path | None = None
     """Folder for what is made on the way; the default is a temporary one."""
-    exchanges: int = 120_000
+    exchanges: int = 110_000
     """Questions and answers to learn from."""
     examined: int = 200
     """Held-out questions of every topic; 0 leaves the examination out."""
