@@ -4,7 +4,15 @@ import random
 import pytest
 
 from fastchat.errors import UsageError
-from fastchat.serve.model_field import PARSE_BYTES, SCAN_INLINE_BYTES, read_model, scan_model
+from fastchat.serve.model_field import (
+    CAN_SCAN,
+    PARSE_BYTES,
+    SCAN_INLINE_BYTES,
+    read_model,
+    scan_model,
+)
+
+needs_scanning = pytest.mark.skipif(not CAN_SCAN, reason="this Python's patterns are faulty")
 
 FILL = "x" * PARSE_BYTES
 
@@ -84,7 +92,7 @@ async def test_a_large_body_whose_model_is_no_text_is_refused(value: str) -> Non
     [
         b"[" * (PARSE_BYTES + 1),
         b'{"a":' * PARSE_BYTES,
-        b'{"a":[' + b"[[[[[[[[[1]]]]]]]]]," * 300_000 + b"1]}",
+        pytest.param(b'{"a":[' + b"[[[[[[[[[1]]]]]]]]]," * 300_000 + b"1]}", marks=needs_scanning),
         b'"' + b"x" * PARSE_BYTES,
         b"x" * (PARSE_BYTES + 1),
     ],
@@ -114,6 +122,7 @@ def test_scanning_agrees_with_parsing_on_random_bodies() -> None:
         assert scan_model(text) == body["model"]
 
 
+@needs_scanning
 def test_an_unended_string_costs_one_pass() -> None:
     assert scan_model(b'{"a":"' + b"\\x" * 1_000_000) is None
 
