@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel, Trainer
 
     from fastchat.template import Template
-    from fastchat.train.examples import Examples, Labeller
+    from fastchat.train.sources import TrainingData
 
 logger = logging.getLogger(__name__)
 
@@ -69,40 +69,27 @@ def fit(arguments: Arguments, *, attention: Callable[[], str] | None = None) -> 
 
     from fastchat.families.registry import registry
     from fastchat.model.placement import bound_kernel_caches
-    from fastchat.train.examples import Labeller
+    from fastchat.train.sources import open_data
 
     bound_kernel_caches()
     training = arguments.training
     say = logger.info if training.process_index == 0 else logger.debug
     for note in arguments.notes:
         say(note)
-    if not arguments.data.data_path:
-        raise UsageError("--data_path is missing: the conversations to learn from.")
     if arguments.fit.muon_learning_rate is not None and (training.fsdp or training.deepspeed):
         raise UsageError("--muon_learning_rate needs whole matrices; use it without sharding.")
     set_seed(training.seed)
 
     template = registry().template(arguments.model.conv_template)
     tokenizer = load_tokenizer(arguments)
-    labeller = Labeller(tokenizer, template.render, max_length=arguments.fit.model_max_length)
     output_dir = Path(str(training.output_dir))
-    train = read_examples(arguments.data.data_path, labeller, arguments)
-    held_out = None
-    if arguments.data.eval_data_path:
-        held_out = read_examples(arguments.data.eval_data_path, labeller, arguments)
+    data = open_data(arguments, tokenizer, template=template)
 
     model = load_model(arguments, attention=attention)
     fit_vocabulary(model, tokenizer)
     say(global_batch_note(arguments))
     finish = FolderFinisher(arguments, tokenizer=tokenizer, template=template)
-    trainer = make_trainer(
-        arguments,
-        model,
-        train=train,
-        held_out=held_out,
-        pad_id=tokenizer.pad_token_id,
-        finish=finish,
-    )
+    trainer = make_trainer(arguments, model, data=data, finish=finish)
     checkpoint = checkpoint_to_resume(training.resume_from_checkpoint, output_dir)
     if checkpoint:
         say("resuming from checkpoint=%s", checkpoint)
@@ -134,32 +121,6 @@ def load_tokenizer(arguments: Arguments) -> Any:
     if tokenizer.pad_token_id is None:
         tokenizer.add_special_tokens({"pad_token": "<pad>"})
     return tokenizer
-
-
-def read_examples(path: str, labeller: "Labeller", arguments: Arguments) -> "Examples":
-    """The examples of a file, once it is clear that there is enough to learn in it."""
-    from fastchat.data.records import read_records
-    from fastchat.train.examples import Examples, check_enough_to_learn
-
-    examples = Examples(
-        read_records(path),
-        labeller,
-        lazy=arguments.data.lazy_preprocess,
-        drop_overlong=arguments.data.overlong == "drop",
-    )
-    check_enough_to_learn(examples, path=path, max_share=arguments.data.max_masked_share)
-    if arguments.training.process_index == 0:
-        logger.info(
-            "read path=%s records=%d learned=%d dropped=%d cut=%d",
-            path,
-            examples.n_read,
-            len(examples),
-            examples.n_dropped,
-            examples.n_cut,
-        )
-        for reason, n in sorted(examples.dropped.items()):
-            logger.info("dropped records reason=%r n=%d", reason, n)
-    return examples
 
 
 def load_model(arguments: Arguments, *, attention: Callable[[], str] | None) -> "PreTrainedModel":
@@ -243,17 +204,13 @@ def make_trainer(
     arguments: Arguments,
     model: "PreTrainedModel",
     *,
-    train: "Examples",
-    held_out: "Examples | None",
-    pad_id: int,
+    data: "TrainingData",
     finish: "FolderFinisher",
 ) -> "Trainer":
     """transformers' Trainer over our examples."""
     from torch.utils.data import Sampler
     from transformers import Trainer, TrainerCallback
     from transformers.trainer_pt_utils import LengthGroupedSampler
-
-    from fastchat.train.examples import Collator
 
     class FinishCheckpoints(TrainerCallback):
         """Makes every checkpoint a folder that can be served."""
@@ -292,16 +249,16 @@ def make_trainer(
                 return super()._get_train_sampler(train_dataset)
             return LengthGroupedSampler(
                 self.args.train_batch_size * self.args.gradient_accumulation_steps,
-                lengths=train.lengths(),
+                lengths=data.train.lengths(),
             )
 
     arguments.training.remove_unused_columns = False
     return ExampleTrainer(
         model=model,
         args=arguments.training,
-        train_dataset=train,  # pyright: ignore[reportArgumentType]
-        eval_dataset=held_out,  # pyright: ignore[reportArgumentType]
-        data_collator=Collator(pad_id=pad_id, padding_side=arguments.model.padding_side),  # pyright: ignore[reportArgumentType]
+        train_dataset=data.train,  # pyright: ignore[reportArgumentType]
+        eval_dataset=data.held_out,  # pyright: ignore[reportArgumentType]
+        data_collator=data.collate_for(model),  # pyright: ignore[reportArgumentType]
         callbacks=[FinishCheckpoints()],
     )
 
