@@ -1,23 +1,26 @@
-"""The flags of the training commands: our own, transformers' own, and old names of those.
+"""The flags of the training commands: our own and the libraries'.
 
-The published command lines were written for a transformers of 2023. `translate` rewrites
-them for the one that is installed, with a line for every change that the caller may want to
-know. It is a pure function of the words and of what the machine can do.
+`published_flags` rewrites old names of them first. The flags of the methods stand in
+`method_arguments`, what each command sets otherwise in `presets`.
 """
 
-import ast
 import difflib
 import importlib.util
-import json
-import os
-import re
 import sys
-from collections.abc import Sequence
-from dataclasses import MISSING, dataclass, field, fields
-from pathlib import Path
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, fields
 from typing import TYPE_CHECKING, Any, Literal
 
 from fastchat.errors import UsageError
+from fastchat.train.flag_help import TRANSFORMERS, TRL_DPO, help_text
+from fastchat.train.method_arguments import (
+    DistillArguments,
+    LoraArguments,
+    Seq2SeqArguments,
+    YuanArguments,
+)
+from fastchat.train.presets import TRAIN, Preset
+from fastchat.train.published_flags import refuse_missing_packages, this_machine, translate
 
 if TYPE_CHECKING:
     from transformers import TrainingArguments
@@ -37,7 +40,10 @@ class ModelArguments:
         default="right", metadata={"help": "Side on which shorter examples of a batch are padded."}
     )
     conv_template: str = field(
-        default="vicuna_v1.1", metadata={"help": "Template that conversations are written in."}
+        default="vicuna_v1.1",
+        metadata={
+            "help": "Template that conversations are written in; auto recognises it by the path."
+        },
     )
     model_dtype: Literal["float32", "bfloat16", "float16"] = field(
         default="float32",
@@ -49,7 +55,12 @@ class ModelArguments:
     )
     attn_implementation: str | None = field(
         default=None,
-        metadata={"help": "Attention: eager, sdpa, flash_attention_2; the default is chosen."},
+        metadata={
+            "help": "Attention: eager, sdpa, flash_attention_2, xformers; the default is chosen."
+        },
+    )
+    flash_attn: bool = field(
+        default=False, metadata={"help": "FlashAttention 2 where it is usable, else sdpa."}
     )
 
 
@@ -93,6 +104,10 @@ class FitArguments:
     global_batch_size: int | None = field(
         default=None, metadata={"help": "Conversations a step that are meant; warns when not so."}
     )
+    check_save: bool = field(
+        default=False,
+        metadata={"help": "Save the untrained model first, and stop if that does not work."},
+    )
 
 
 OWN_DEFAULTS: dict[str, Any] = {"optim": "adamw_torch"}
@@ -107,228 +122,99 @@ class Arguments:
     data: DataArguments
     fit: FitArguments
     training: "TrainingArguments"
+    lora: LoraArguments = field(default_factory=LoraArguments)
+    distill: DistillArguments = field(default_factory=DistillArguments)
+    seq2seq: Seq2SeqArguments = field(default_factory=Seq2SeqArguments)
+    yuan: YuanArguments = field(default_factory=YuanArguments)
+    preset: Preset = TRAIN
     notes: tuple[str, ...] = ()
     """What was understood otherwise than written."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Machine:
-    """What the flags of numbers and processes may ask for here."""
-
-    has_accelerator: bool
-    has_bf16: bool
-    has_tf32: bool
-    has_deepspeed: bool
-    n_processes: int
-
-
-def parse(argv: Sequence[str] | None = None, *, prog: str) -> Arguments:
+def parse(argv: Sequence[str] | None = None, *, prog: str, preset: Preset = TRAIN) -> Arguments:
     """Reads the flags; `--help` prints them all and ends the process.
 
     Raises:
-        UsageError: a flag or value that is not known.
+        UsageError: a flag or value that is not known, or a package that a value needs is missing.
         SystemExit: after `--help` (0) or when a value does not fit its flag (2).
     """
     words = list(sys.argv[1:] if argv is None else argv)
+    groups = (ModelArguments, DataArguments, FitArguments, *preset.groups)
+    defaults = {**OWN_DEFAULTS, **preset.defaults}
     if {"-h", "--help"} & set(words):
-        print(help_text(prog))
+        library = [TRANSFORMERS, TRL_DPO] if preset.method == "dpo" else [TRANSFORMERS]
+        print(help_text(prog, groups, library=library, defaults=defaults))
         raise SystemExit(0)
     words, notes = translate(words, this_machine())
+    refuse_missing_packages(words)
 
-    from transformers import HfArgumentParser, TrainingArguments
+    own = _parser(groups, defaults, prog=prog)
+    theirs = _parser((_training_class(preset),), defaults, prog=prog)
+    known = {flag for a in (*own._actions, *theirs._actions) for flag in a.option_strings}
+    _refuse_unknown(words, sorted(known))
+    try:
+        parsed = own.parse_args_into_dataclasses(_words_for(own, words), look_for_args_file=False)
+        [training] = theirs.parse_args_into_dataclasses(
+            _words_for(theirs, words), look_for_args_file=False
+        )
+    except (ValueError, ImportError, OSError) as error:
+        raise UsageError(f"the training arguments cannot be used: {error}") from error
+    names = {cls: item.name for item in fields(Arguments) if (cls := GROUPS.get(item.name))}
+    given: dict[str, Any] = {names[type(group)]: group for group in parsed}
+    return Arguments(training=training, preset=preset, notes=tuple(notes), **given)
+
+
+GROUPS: dict[str, type] = {
+    "model": ModelArguments,
+    "data": DataArguments,
+    "fit": FitArguments,
+    "lora": LoraArguments,
+    "distill": DistillArguments,
+    "seq2seq": Seq2SeqArguments,
+    "yuan": YuanArguments,
+}
+"""Field of `Arguments` -> the flags in it."""
+
+
+def _training_class(preset: Preset) -> type:
+    """The library's dataclass of the flags of training."""
+    if preset.method == "dpo":
+        if importlib.util.find_spec("trl") is None:
+            raise UsageError("train_dpo needs the package trl: pip install fschat[rlhf].")
+        from trl.trainer.dpo_config import DPOConfig
+
+        return DPOConfig
+    from transformers import TrainingArguments
+
+    return TrainingArguments
+
+
+def _parser(groups: Sequence[type], defaults: Mapping[str, Any], *, prog: str) -> Any:
+    """A parser of these groups of flags."""
+    from transformers import HfArgumentParser
 
     parser = HfArgumentParser(
-        [ModelArguments, DataArguments, FitArguments, TrainingArguments],  # pyright: ignore[reportArgumentType]
+        groups,  # pyright: ignore[reportArgumentType]
         prog=prog,
         allow_abbrev=False,
         add_help=False,
     )
-    parser.set_defaults(**OWN_DEFAULTS)
-    _refuse_unknown(words, [flag for a in parser._actions for flag in a.option_strings])
-    try:
-        model, data, fit, training = parser.parse_args_into_dataclasses(
-            words, look_for_args_file=False
-        )
-    except (ValueError, ImportError, OSError) as error:
-        raise UsageError(f"the training arguments cannot be used: {error}") from error
-    return Arguments(model=model, data=data, fit=fit, training=training, notes=tuple(notes))
+    names = {item.name for cls in groups for item in fields(cls)}
+    parser.set_defaults(**{name: x for name, x in defaults.items() if name in names})
+    return parser
 
 
-def this_machine() -> Machine:
-    """What is here, asked of torch."""
-    import torch
-
-    cuda = torch.cuda.is_available()
-    others = [getattr(torch, name, None) for name in ("xpu", "npu")]
-    return Machine(
-        has_accelerator=cuda
-        or torch.backends.mps.is_available()
-        or any(device is not None and device.is_available() for device in others),
-        has_bf16=cuda and torch.cuda.is_bf16_supported(),
-        has_tf32=cuda and torch.cuda.get_device_capability()[0] >= 8,
-        has_deepspeed=importlib.util.find_spec("deepspeed") is not None,
-        n_processes=int(os.environ.get("WORLD_SIZE", "1")),
-    )
-
-
-RENAMED = {
-    "evaluation_strategy": "eval_strategy",
-    "no_cuda": "use_cpu",
-    "per_gpu_train_batch_size": "per_device_train_batch_size",
-    "per_gpu_eval_batch_size": "per_device_eval_batch_size",
-    "gradient_checkpointing_kwargs": "activation_checkpointing_kwargs",
-}
-"""Flags that only changed their name."""
-
-WITHOUT_EFFECT = {
-    "overwrite_output_dir": "the output folder is always written to",
-    "save_safetensors": "weights are always saved as safetensors",
-    "use_mps_device": "the accelerator is found by itself",
-    "local_rank": "torchrun tells the rank",
-}
-"""Flags of old whose meaning is a matter of course today."""
-
-
-def translate(argv: Sequence[str], machine: Machine) -> tuple[list[str], list[str]]:
-    """The command line for today's transformers, and notes on what was changed."""
-    flags = _flags(argv)
-    notes: list[str] = []
-    for old, new in RENAMED.items():
-        if old in flags:
-            flags.setdefault(new, flags.pop(old))
-    for name, why in WITHOUT_EFFECT.items():
-        if flags.pop(name, None) is not None:
-            notes.append(f"--{name} is not needed: {why}")
-    if (values := flags.pop("group_by_length", None)) is not None and _is_true(values):
-        flags.setdefault("train_sampling_strategy", ["group_by_length"])
-    if (values := flags.pop("logging_dir", None)) is not None:
-        os.environ.setdefault("TENSORBOARD_LOGGING_DIR", values[0] if values else "")
-    _translate_warmup(flags)
-    _translate_fsdp(flags, machine, notes)
-    _translate_precision(flags, machine, notes)
-    if "deepspeed" in flags and not machine.has_deepspeed:
-        raise UsageError("--deepspeed needs the package deepspeed: pip install deepspeed.")
-    words: list[str] = []
-    for name, values in flags.items():
-        words += [f"--{name}", *values]
-    return words, notes
-
-
-def _flags(argv: Sequence[str]) -> dict[str, list[str]]:
-    """Flag -> its values, in the order written; the last of repeated flags counts."""
-    flags: dict[str, list[str]] = {}
-    values: list[str] | None = None
-    for word in argv:
-        if word.startswith("--"):
-            name, equals, value = word[2:].partition("=")
-            name = name.replace("-", "_")
-            flags.pop(name, None)
-            values = flags[name] = [value] if equals else []
-        elif values is None:
-            raise UsageError(f"{word!r} belongs to no flag; every argument is --name value.")
-        elif word.strip():
-            values.append(word)
-    return flags
-
-
-def _is_true(values: Sequence[str]) -> bool:
-    """What a boolean flag says; without a value it says yes."""
-    return not values or values[0].lower() in ("true", "t", "yes", "y", "1")
-
-
-def _translate_warmup(flags: dict[str, list[str]]) -> None:
-    """`--warmup_ratio 0.03` -> `--warmup_steps 0.03`: below 1 it is a share of all steps."""
-    if (values := flags.pop("warmup_ratio", None)) is None:
-        return
-    try:
-        ratio = float(values[0])
-    except (IndexError, ValueError):
-        raise UsageError(f"--warmup_ratio {' '.join(values)} is not a number.") from None
-    if not 0 <= ratio < 1:
-        raise UsageError(f"--warmup_ratio {values[0]} must be at least 0 and below 1.")
-    # As of old, a count of steps wins over a share.
-    if float((flags.get("warmup_steps") or ["0"])[0]) == 0:
-        flags["warmup_steps"] = [values[0]]
-
-
-def _translate_fsdp(flags: dict[str, list[str]], machine: Machine, notes: list[str]) -> None:
-    """The words of `--fsdp` and the flags beside it -> `--fsdp True --fsdp_config {...}`."""
-    values = flags.pop("fsdp", None)
-    layers = flags.pop("fsdp_transformer_layer_cls_to_wrap", None)
-    min_params = flags.pop("fsdp_min_num_params", None)
-    checkpointing = flags.pop("gradient_checkpointing", None)
-    if checkpointing is not None:
-        flags.setdefault(
-            "activation_checkpointing", ["True" if _is_true(checkpointing) else "False"]
-        )
-    words = " ".join(values or []).split()
-    if values is None or [word.lower() for word in words] in (["false"], ["none"]):
-        flags.pop("fsdp_config", None)
-        return
-    if machine.n_processes == 1:
-        notes.append("--fsdp shards over processes and this is one; training without it")
-        flags.pop("fsdp_config", None)
-        return
-    config = _fsdp_config(flags.pop("fsdp_config", None))
+def _words_for(parser: Any, words: Sequence[str]) -> list[str]:
+    """The part of a command line that a parser reads."""
+    known = {flag for action in parser._actions for flag in action.option_strings}
+    taken: list[str] = []
+    is_known = False
     for word in words:
-        match word.lower():
-            case "full_shard" | "hybrid_shard":
-                config.setdefault("reshard_after_forward", True)
-            case "shard_grad_op" | "hybrid_shard_zero2":
-                config.setdefault("reshard_after_forward", False)
-            case "auto_wrap":
-                config.setdefault("auto_wrap_policy", "TRANSFORMER_BASED_WRAP")
-            case "offload":
-                config.setdefault("cpu_offload", True)
-            case "true":
-                pass
-            case _:
-                raise UsageError(
-                    f"--fsdp does not know {word!r}; it takes full_shard or shard_grad_op, "
-                    "auto_wrap and offload."
-                )
-    config.setdefault("version", 2)
-    if layers:
-        config["transformer_layer_cls_to_wrap"] = [
-            name for value in layers for name in re.split(r"[\s,]+", value) if name
-        ]
-    if min_params and int(min_params[0]):
-        config |= {"auto_wrap_policy": "SIZE_BASED_WRAP", "min_num_params": int(min_params[0])}
-    if _is_true(flags.get("activation_checkpointing", ["False"])):
-        del flags["activation_checkpointing"]
-        config["activation_checkpointing"] = True
-    flags["fsdp"] = []  # bare: the text "True" would be taken for an old option
-    flags["fsdp_config"] = [json.dumps(config)]
-
-
-def _fsdp_config(values: Sequence[str] | None) -> dict[str, Any]:
-    """The settings given by `--fsdp_config`, a JSON file or JSON itself."""
-    if not values:
-        return {}
-    text = " ".join(values)
-    try:
-        config = json.loads(text if text.startswith("{") else Path(text).read_text("utf-8"))
-    except (OSError, ValueError) as error:
-        raise UsageError(f"--fsdp_config {text} cannot be read: {error}") from None
-    return {name.removeprefix("fsdp_"): value for name, value in config.items()}
-
-
-def _translate_precision(flags: dict[str, list[str]], machine: Machine, notes: list[str]) -> None:
-    """Takes back what this machine's arithmetic cannot do, and says so."""
-    if "tf32" in flags and not machine.has_tf32 and _is_true(flags.pop("tf32")):
-        notes.append("--tf32 needs an Ampere GPU or a later one; training without it")
-    on_cpu = not machine.has_accelerator or _is_true(flags.get("use_cpu", ["False"]))
-    if "fp16" in flags and on_cpu and _is_true(flags["fp16"]):
-        del flags["fp16"]
-        notes.append("--fp16 needs an accelerator; training in float32")
-    if _is_true(flags.get("bf16", ["False"])):
-        if not machine.has_accelerator:
-            flags["use_cpu"] = ["True"]
-            notes.append("no accelerator here: bf16 on the CPU")
-        elif not on_cpu and not machine.has_bf16:
-            raise UsageError("--bf16 needs a GPU that computes in bfloat16; use --fp16 True.")
-    elif not machine.has_accelerator:
-        flags["use_cpu"] = ["True"]
+        if word.startswith("--"):
+            is_known = word in known
+        if is_known:
+            taken.append(word)
+    return taken
 
 
 def _refuse_unknown(words: Sequence[str], known: Sequence[str]) -> None:
@@ -338,72 +224,3 @@ def _refuse_unknown(words: Sequence[str], known: Sequence[str]) -> None:
             near = difflib.get_close_matches(word, known, n=1)
             hint = f"; did you mean {near[0]}?" if near else "; --help lists all flags."
             raise UsageError(f"unknown flag {word}{hint}")
-
-
-def help_text(prog: str) -> str:
-    """All flags with their defaults.
-
-    Transformers' own are read from its source: importing it takes seconds.
-    """
-    lines = [f"usage: {prog} --model_name_or_path PATH --data_path FILE --output_dir DIR ...", ""]
-    for cls in (ModelArguments, DataArguments, FitArguments):
-        lines += [f"{(cls.__doc__ or '').strip()}"]
-        for item in fields(cls):
-            default = None if item.default is MISSING else item.default
-            lines += _help_lines(item.name, default, item.metadata["help"])
-        lines.append("")
-    lines.append("Transformers' TrainingArguments:")
-    for name, default, text in _training_flags():
-        lines += _help_lines(name, OWN_DEFAULTS.get(name, default), text)
-    lines += ["", "Accepted from older command lines:"]
-    lines += [f"  --{old}  now --{new}" for old, new in RENAMED.items()]
-    lines += ["  --warmup_ratio  now --warmup_steps, where a number below 1 is a share"]
-    lines += ["  --fsdp_transformer_layer_cls_to_wrap, --fsdp_min_num_params  now in --fsdp_config"]
-    lines += ["  --gradient_checkpointing  now --activation_checkpointing"]
-    lines += ["  --group_by_length  now --train_sampling_strategy group_by_length"]
-    lines += [f"  --{name}  not needed: {why}" for name, why in WITHOUT_EFFECT.items()]
-    return "\n".join(lines)
-
-
-def _help_lines(name: str, default: object, text: str) -> list[str]:
-    """A flag's two lines on the help page."""
-    shown = "" if default is None else f" (default: {default})"
-    return [f"  --{name}", f"      {' '.join(text.split())}{shown}"]
-
-
-def _training_flags() -> list[tuple[str, object, str]]:
-    """Name, default and help of every field of TrainingArguments, without importing it."""
-    package = importlib.util.find_spec("transformers")
-    if package is None or package.origin is None:
-        return []
-    source = (Path(package.origin).parent / "training_args.py").read_text("utf-8")
-    flags: list[tuple[str, object, str]] = []
-    classes = [node for node in ast.parse(source).body if isinstance(node, ast.ClassDef)]
-    for node in next((c.body for c in classes if c.name == "TrainingArguments"), []):
-        match node:
-            case ast.AnnAssign(target=ast.Name(id=name), value=ast.Call(keywords=keywords)):
-                given = {word.arg: word.value for word in keywords}
-                flags.append((name, _literal(given.get("default")), _help_of(given)))
-            case _:
-                pass
-    return flags
-
-
-def _literal(node: ast.expr | None) -> object:
-    """The value of a constant, None where it is computed."""
-    try:
-        return None if node is None else ast.literal_eval(node)
-    except ValueError:
-        return None
-
-
-def _help_of(given: dict[str | None, ast.expr]) -> str:
-    """The help text among the metadata of a field; parts that are computed are left out."""
-    metadata = given.get("metadata")
-    if not isinstance(metadata, ast.Dict):
-        return ""
-    for key, value in zip(metadata.keys, metadata.values, strict=True):
-        if isinstance(key, ast.Constant) and key.value == "help":
-            texts = [n.value for n in ast.walk(value) if isinstance(n, ast.Constant)]
-            return "".join(text for text in texts if isinstance(text, str)).replace("%%", "%")
-    return ""

@@ -5,29 +5,34 @@ learned segment. So the rule is the same for every template and every tokenizer,
 is searched for afterwards. What a message says is text: an end mark inside it stays letters,
 and only the template's own marks become special tokens.
 
-Knows no model and no trainer.
+Knows no model, no trainer and no files.
 """
 
+import re
 import secrets
-from collections import OrderedDict
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 import numpy.typing as npt
 
-from fastchat.data.records import GPT, HUMAN, Record, Rejected
-from fastchat.errors import DataError, UsageError
+from fastchat.data.records import GPT, HUMAN, Record, Turn
+from fastchat.errors import UsageError
 from fastchat.message import Message
 from fastchat.template import Segment
 
 if TYPE_CHECKING:
-    import torch
     from tokenizers import Encoding
 
 IGNORED = -100
 """Label of a position that carries no loss."""
+
+LossOn = Literal["all_replies", "last_reply", "each_reply", "all_tokens"]
+"""What of a conversation is learned: every reply, the last one only, every reply as an example
+of its own with all before it as its prompt, or every token, whoever wrote it."""
+
+Overlong = Literal["truncate", "drop", "split"]
 
 Ids = npt.NDArray[np.int32]
 Render = Callable[[Sequence[Message]], Sequence[Segment]]
@@ -44,6 +49,25 @@ class Example:
     """(length,), the ids that are learned and `IGNORED` elsewhere; the model shifts them."""
     n_cut: int = 0
     """Tokens that did not fit the window."""
+    n_cut_learned: int = 0
+    """How many of those carried loss."""
+
+    @property
+    def n_learned(self) -> int:
+        """Positions that carry loss; the first is never predicted."""
+        return int((self.labels[1:] != IGNORED).sum())
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Lesson:
+    """Messages, and which of them are learned."""
+
+    messages: tuple[Message, ...]
+    """A system message first where there is one, then human and assistant in turn."""
+    learned: tuple[bool, ...]
+    """One for each message."""
+    whole: bool = False
+    """Whether the marks between messages are learned too."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -55,26 +79,61 @@ class Span:
 
 
 def messages_of(record: Record) -> list[Message] | str:
-    """The messages to learn from, or the reason why there are none.
+    """The messages to learn from, or the reason why there are none."""
+    turns = _turns_of(record)
+    return turns if isinstance(turns, str) else _messages(record, turns)
+
+
+def lessons_of(record: Record, *, loss_on: LossOn = "all_replies") -> list[Lesson] | str:
+    """What a record teaches, or the reason why it teaches nothing.
 
     A first message that is not the human's is dropped, and a last one that is the human's,
-    since nothing follows it.
+    since nothing follows it. A message with `weight: 0` or `train: false` is not learned.
     """
+    turns = _turns_of(record)
+    if isinstance(turns, str):
+        return turns
+    wanted = [_is_wanted(turn) for turn in turns]
+    if None in wanted:
+        return "weight is neither 0 nor 1"
+    messages = tuple(_messages(record, turns))
+    flags = [False] * (len(messages) - len(turns)) + [bool(flag) for flag in wanted]
+    replies = [i for i, m in enumerate(messages) if m.role == "assistant" and flags[i]]
+    if not replies:
+        return "no message to learn"
+    match loss_on:
+        case "all_tokens":
+            flags[: len(messages) - len(turns)] = [True] * (len(messages) - len(turns))
+            return [Lesson(messages=messages, learned=tuple(flags), whole=all(flags))]
+        case "all_replies":
+            return [_lesson(messages, replies)]
+        case "last_reply":
+            last = len(messages) - 1
+            return [_lesson(messages, [last])] if flags[last] else "no message to learn"
+        case "each_reply":
+            return [_lesson(messages[: i + 1], [i]) for i in replies]
+
+
+def _turns_of(record: Record) -> list[Turn] | str:
+    """The turns that alternate and end with a reply, or what is wrong with them."""
     turns = list(record.turns)
-    for turn in turns:
-        if turn.speaker not in (HUMAN, GPT):
-            return "unknown role"
+    if any(turn.speaker not in (HUMAN, GPT) for turn in turns):
+        return "unknown role"
     if turns and turns[0].speaker != HUMAN:
         turns = turns[1:]
-    for i, turn in enumerate(turns):
-        if turn.speaker != (HUMAN, GPT)[i % 2]:
-            return "roles do not alternate"
+    if any(turn.speaker != (HUMAN, GPT)[i % 2] for i, turn in enumerate(turns)):
+        return "roles do not alternate"
     if turns and turns[-1].speaker == HUMAN:
         turns = turns[:-1]
     if not turns:
         return "no reply"
     if any(turn.speaker == GPT and not turn.text.strip() for turn in turns):
         return "empty reply"
+    return turns
+
+
+def _messages(record: Record, turns: Sequence[Turn]) -> list[Message]:
+    """The turns as messages, after the record's own system message where there is one."""
     messages = [
         Message(role="user" if turn.speaker == HUMAN else "assistant", text=turn.text)
         for turn in turns
@@ -84,8 +143,25 @@ def messages_of(record: Record) -> list[Message] | str:
     return messages
 
 
+def _is_wanted(turn: Turn) -> bool | None:
+    """Whether the record's author wants the message learned; None for an unusable weight."""
+    if not turn.extra:
+        return True
+    weight, train = turn.extra.get("weight", 1), turn.extra.get("train", True)
+    if weight not in (0, 1) or train not in (True, False):
+        return None
+    return bool(weight) and bool(train)
+
+
+def _lesson(messages: tuple[Message, ...], learned: Sequence[int]) -> Lesson:
+    """A lesson of the messages with these numbers."""
+    return Lesson(
+        messages=messages, learned=tuple(i in learned for i in range(len(messages)))
+    )
+
+
 class Labeller:
-    """Turns messages into ids and labels for one tokenizer and one template.
+    """Turns lessons into ids and labels for one tokenizer and one template.
 
     Args:
         tokenizer: one of transformers' fast tokenizers, which know where a token stood.
@@ -111,11 +187,14 @@ class Labeller:
         self.bos: str | None = tokenizer.bos_token
         # Longest first, so that a mark is never taken for a shorter one it contains.
         self.specials: list[str] = sorted(specials, key=len, reverse=True)
+        self.any_special = re.compile("|".join(map(re.escape, self.specials)) or r"(?!)")
         # Nobody can write these into a message: they stand for the template's own marks
         # while specials of the messages are letters to the tokenizer.
         key = secrets.token_hex(8)
         self.marks = {text: f"\ue000{key}:{i}\ue001" for i, text in enumerate(self.specials)}
         self.guards = {text: f"\ue002{key}:{i}\ue003" for i, text in enumerate(self.specials)}
+        self.guarded = {guard: text for text, guard in self.guards.items()}
+        self.any_guard = re.compile(f"\ue002{key}:\\d+\ue003")
         # A tokenizer of our own: neither padding nor truncation of the caller's reaches it.
         self.backend = Tokenizer.from_str(tokenizer.backend_tokenizer.to_str())
         self.backend.no_truncation()
@@ -135,209 +214,174 @@ class Labeller:
             ]
         )
         n_ids = self.backend.get_vocab_size(with_added_tokens=True)
-        self.real_ids = np.arange(max(n_ids, max(tokenizer.added_tokens_decoder, default=0) + 1))
+        self.real_ids = np.arange(
+            max(n_ids, max(tokenizer.added_tokens_decoder, default=0) + 1), dtype=np.int32
+        )
         for text, (number, _) in specials.items():
             self.real_ids[self.backend.token_to_id(self.marks[text])] = number
+        self.before, self.after = self._added_ids()
+
+    def __getstate__(self) -> dict[str, Any]:
+        # Without it, a tokenizer that arrives in another process takes text for specials.
+        return self.__dict__ | {"backend": self.backend.to_str()}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        from tokenizers import Tokenizer
+
+        self.__dict__ |= state
+        self.backend = Tokenizer.from_str(state["backend"])
+        self.backend.encode_special_tokens = True
 
     def text(self, messages: Sequence[Message]) -> str:
         """The text of the messages as the template writes it."""
         return "".join(segment.text for segment in self.render(messages))
 
-    def label(self, conversations: Sequence[Sequence[Message]]) -> list[Example]:
-        """The ids and labels of several conversations, tokenized in one call."""
-        texts: list[str] = []
-        learned: list[list[Span]] = []
-        for messages in conversations:
-            text, spans = self._marked(messages)
-            texts.append(text)
-            learned.append(spans)
-        encodings = self.backend.encode_batch(texts) if texts else []
+    def label(self, lessons: Sequence[Lesson | Sequence[Message]]) -> list[Example]:
+        """The ids and labels of several conversations, tokenized in one call.
+
+        Of bare messages every reply is learned.
+        """
+        marked = [self._marked(lesson) for lesson in lessons]
+        encodings = self.backend.encode_batch(
+            [text for text, _ in marked], add_special_tokens=False
+        )
         return [
             self._example(encoding, text=text, learned=spans)
-            for encoding, text, spans in zip(encodings, texts, learned, strict=True)
+            for encoding, (text, spans) in zip(encodings, marked, strict=True)
         ]
 
-    def _marked(self, messages: Sequence[Message]) -> tuple[str, list[Span]]:
+    def _added_ids(self) -> tuple[Ids, Ids]:
+        """What the tokenizer puts before and after every text by itself."""
+        bare = self.backend.encode("a", add_special_tokens=False).ids
+        full = self.backend.encode("a", add_special_tokens=True).ids
+        for n in range(len(full) - len(bare) + 1):
+            if full[n : n + len(bare)] == bare:
+                before, after = full[:n], full[n + len(bare) :]
+                return np.array(before, dtype=np.int32), np.array(after, dtype=np.int32)
+        raise UsageError("this tokenizer changes the text that it adds its own marks to.")
+
+    def _marked(self, lesson: Lesson | Sequence[Message]) -> tuple[str, list[Span]]:
         """The text with the template's specials as marks, and what is learned of it."""
+        messages = lesson.messages if isinstance(lesson, Lesson) else lesson
         segments = self.render([self._guarded(message) for message in messages])
+        learned = self._learned(segments, lesson)
         text = ""
         spans: list[Span] = []
-        for segment in segments:
-            piece = segment.text
-            for special in self.specials:
-                piece = piece.replace(special, self.marks[special])
-            for special, guard in self.guards.items():
-                piece = piece.replace(guard, special)
-            if segment.learned and piece:
-                spans.append(Span(start=len(text), end=len(text) + len(piece)))
+        for segment, is_learned in zip(segments, learned, strict=True):
+            piece = self.any_special.sub(lambda found: self.marks[found[0]], segment.text)
+            piece = self.any_guard.sub(lambda found: self.guarded[found[0]], piece)
+            if is_learned and piece:
+                if spans and spans[-1].end == len(text):
+                    start = spans.pop().start
+                else:
+                    start = len(text)
+                spans.append(Span(start=start, end=len(text) + len(piece)))
             text += piece
         return text, spans
 
+    def _learned(
+        self, segments: Sequence[Segment], lesson: Lesson | Sequence[Message]
+    ) -> list[bool]:
+        """Whether each segment is learned.
+
+        A template may leave early messages out and precede them with examples of its own, but
+        the last ones are always there: segments and messages are matched from the end.
+        """
+        if not isinstance(lesson, Lesson):
+            return [segment.learned for segment in segments]
+        if lesson.whole:
+            return [True] * len(segments)
+        wanted: dict[str, list[bool]] = {"system": [], "user": [], "assistant": []}
+        for message, flag in zip(lesson.messages, lesson.learned, strict=True):
+            wanted[message.role].append(flag)
+        result: list[bool] = []
+        for segment in reversed(segments):
+            flags = wanted[segment.role]
+            holds_message = segment.learned or segment.role != "assistant"
+            result.append(bool(flags and holds_message and flags.pop()))
+        return result[::-1]
+
     def _guarded(self, message: Message) -> Message:
         """The message with specials in it hidden from the search for the template's own."""
-        text = message.text
-        for special, guard in self.guards.items():
-            text = text.replace(special, guard)
-        return message if text is message.text else Message(role=message.role, text=text)
+        text = self.any_special.sub(lambda found: self.guards[found[0]], message.text)
+        return message if text == message.text else Message(role=message.role, text=text)
 
     def _example(self, encoding: "Encoding", *, text: str, learned: Sequence[Span]) -> Example:
         """The ids of a tokenized text, and labels where characters overlap what is learned."""
-        ids = self.real_ids[np.asarray(encoding.ids)].astype(np.int32)
-        offsets = np.asarray(encoding.offsets).reshape(-1, 2)
-        added = np.asarray(encoding.special_tokens_mask, dtype=bool)
-        start, end = offsets[:, 0], offsets[:, 1]
-        # Some tokenizers leave blanks out of a token's characters; one of blanks alone has
-        # then no width and belongs to where it stands.
-        end = np.maximum(end, start + 1)
-        carries_loss = np.zeros(len(ids), dtype=bool)
-        for span in learned:
-            carries_loss |= (start < span.end) & (end > span.start)
-        if self.bos and added[:1].any() and text.startswith(self.marks.get(self.bos, "\0")):
+        ids = self.real_ids[encoding.ids]
+        labels = np.full(len(ids), IGNORED, dtype=np.int32)
+        for first, last in _tokens_over(encoding, len(ids), spans=learned):
+            labels[first:last] = ids[first:last]
+        before = self.before
+        if self.bos and len(before) and text.startswith(self.marks.get(self.bos, "\0")):
             # The template wrote the first mark itself; the tokenizer must not add another.
-            ids, carries_loss, added = ids[1:], carries_loss[1:], added[1:]
-        labels = np.where(carries_loss & ~added, ids, IGNORED).astype(np.int32)
+            before = before[1:]
+        ids = np.concatenate([before, ids, self.after])
+        labels = np.concatenate(
+            [np.full_like(before, IGNORED), labels, np.full_like(self.after, IGNORED)]
+        )
+        over = labels[self.max_length :]
         return Example(
             input_ids=ids[: self.max_length],
             labels=labels[: self.max_length],
-            n_cut=max(0, len(ids) - self.max_length),
+            n_cut=len(over),
+            n_cut_learned=int((over != IGNORED).sum()),
         )
 
 
-class Examples:
-    """What the trainer draws from: as long as the data, by index, each item an example.
+def _tokens_over(
+    encoding: "Encoding", n_tokens: int, *, spans: Sequence[Span]
+) -> Iterator[tuple[int, int]]:
+    """For every span the first token that overlaps it, and the one after the last.
 
-    Eager: all are tokenized at once. Lazy: each when it is asked for, and the latest
-    `n_cached` are kept; only those so long that the window may hold no reply are looked at
-    beforehand. Either way nothing in here has nothing to learn: such records are counted in
-    `dropped` under their reason.
+    Tokens stand in the order of the text, so a search by halves asks for few of them: reading
+    all offsets would take a third of the time of tokenizing.
     """
 
-    n_cached = 4096
-
-    def __init__(
-        self,
-        records: Iterable[Record | Rejected],
-        labeller: Labeller,
-        *,
-        lazy: bool = False,
-        drop_overlong: bool = False,
-    ) -> None:
-        self.labeller = labeller
-        self.drop_overlong = drop_overlong
-        self.dropped: dict[str, int] = {}
-        self.n_read = 0
-        self.n_cut = 0
-        self._conversations: list[list[Message]] = []
-        self._examples: list[Example] = []
-        self._cache: OrderedDict[int, Example] = OrderedDict()
-        self._lazy = lazy
-        batch: list[list[Message]] = []
-        for record in records:
-            self.n_read += 1
-            messages = record.reason if isinstance(record, Rejected) else messages_of(record)
-            if isinstance(messages, str):
-                self._drop(messages)
-            elif lazy and not self._may_overflow(messages):
-                self._conversations.append(messages)
+    def first_token(is_past: Callable[[tuple[int, int]], bool], start: int) -> int:
+        low, high = start, n_tokens
+        while low < high:
+            middle = (low + high) // 2
+            if is_past(encoding.token_to_chars(middle) or (0, 0)):
+                high = middle
             else:
-                batch.append(messages)
-                if len(batch) == 512:
-                    self._take(batch)
-                    batch = []
-        self._take(batch)
+                low = middle + 1
+        return low
 
-    def __len__(self) -> int:
-        return len(self._conversations) if self._lazy else len(self._examples)
-
-    def __getitem__(self, index: int) -> Example:
-        if not self._lazy:
-            return self._examples[index]
-        if (example := self._cache.get(index)) is None:
-            [example] = self.labeller.label([self._conversations[index]])
-            self._cache[index] = example
-            if len(self._cache) > self.n_cached:
-                self._cache.popitem(last=False)
-        return example
-
-    @property
-    def n_dropped(self) -> int:
-        """Records that are not learned from."""
-        return sum(self.dropped.values())
-
-    def lengths(self) -> list[int]:
-        """Tokens of every example; where nothing is tokenized yet, its characters."""
-        if not self._lazy:
-            return [len(example.input_ids) for example in self._examples]
-        return [sum(len(message.text) for message in talk) for talk in self._conversations]
-
-    def _drop(self, reason: str) -> None:
-        self.dropped[reason] = self.dropped.get(reason, 0) + 1
-
-    def _may_overflow(self, messages: Sequence[Message]) -> bool:
-        """Whether the window might be too short: a token has at least one byte of text."""
-        return len(self.labeller.text(messages).encode()) + 2 > self.labeller.max_length
-
-    def _take(self, batch: Sequence[list[Message]]) -> None:
-        """Tokenizes a batch and keeps what can be learned from."""
-        for messages, example in zip(batch, self.labeller.label(batch), strict=True):
-            if example.n_cut and self.drop_overlong:
-                self._drop("longer than the window")
-            elif not (example.labels != IGNORED).any():
-                self._drop("no reply within the window")
-            else:
-                self.n_cut += bool(example.n_cut)
-                if self._lazy:
-                    self._conversations.append(messages)
-                else:
-                    self._examples.append(example)
+    first = 0
+    for span in spans:
+        # Some tokenizers leave blanks out of a token's characters; one of blanks alone has
+        # then no width and belongs to where it stands.
+        first = first_token(lambda at: max(at[1], at[0] + 1) > span.start, first)  # noqa: B023
+        yield first, first_token(lambda at: at[0] >= span.end, first)  # noqa: B023
 
 
-def check_enough_to_learn(examples: Examples, *, path: str, max_share: float) -> None:
-    """Stops a training that would learn nothing, or much less than its data promises.
+def parts_of(lesson: Lesson, labeller: Labeller) -> list[Lesson]:
+    """A lesson that may exceed the window, as parts of whole rounds that fit it.
 
-    Raises:
-        DataError: no record is left, or more than `max_share` of them were dropped.
+    A round that is too long by itself is a part of its own, which is then cut. Every part
+    begins with the system message.
     """
-    reasons = ", ".join(f"{reason}: {n}" for reason, n in sorted(examples.dropped.items()))
-    if not len(examples):
-        raise DataError(
-            f"{path} holds nothing to learn from: {examples.n_read} records"
-            + (f" ({reasons})." if reasons else ".")
-        )
-    if examples.n_dropped > max_share * examples.n_read:
-        raise DataError(
-            f"{examples.n_dropped} of {examples.n_read} records in {path} have nothing to learn "
-            f"({reasons}). Repair the data, raise --model_max_length if the window is too short, "
-            f"or allow a greater share than {max_share:g} with --max_masked_share."
+    n_system = sum(message.role == "system" for message in lesson.messages)
+    n_rounds = (len(lesson.messages) - n_system) // 2
+    head, head_learned = lesson.messages[:n_system], lesson.learned[:n_system]
+
+    def part(start: int, end: int) -> Lesson:
+        rounds = slice(n_system + 2 * start, n_system + 2 * end)
+        return Lesson(
+            messages=head + lesson.messages[rounds],
+            learned=head_learned + lesson.learned[rounds],
+            whole=lesson.whole,
         )
 
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Collator:
-    """A batch of examples as tensors, padded to its longest.
-
-    Padding is known by position, never by an id: any id may also occur in a text.
-    """
-
-    pad_id: int
-    padding_side: str = "right"
-
-    def __call__(self, examples: Sequence[Example]) -> dict[str, "torch.Tensor"]:
-        """`input_ids`, `labels` and `attention_mask`, each (batch, longest) int64."""
-        import torch
-
-        shape = (len(examples), max(len(example.input_ids) for example in examples))
-        ids = np.full(shape, self.pad_id, dtype=np.int64)
-        labels = np.full(shape, IGNORED, dtype=np.int64)
-        mask = np.zeros(shape, dtype=np.int64)
-        for row, example in enumerate(examples):
-            n = len(example.input_ids)
-            place = slice(0, n) if self.padding_side == "right" else slice(shape[1] - n, None)
-            ids[row, place] = example.input_ids
-            labels[row, place] = example.labels
-            mask[row, place] = 1
-        return {
-            "input_ids": torch.from_numpy(ids),
-            "labels": torch.from_numpy(labels),
-            "attention_mask": torch.from_numpy(mask),
-        }
+    parts: list[Lesson] = []
+    start = 0
+    while start < n_rounds:
+        low, high = start + 1, n_rounds
+        while low < high:  # the most rounds that fit
+            middle = (low + high + 1) // 2
+            [example] = labeller.label([part(start, middle)])
+            low, high = (low, middle - 1) if example.n_cut else (middle, high)
+        parts.append(part(start, low))
+        start = low
+    return [part for part in parts if any(part.learned)]

@@ -7,12 +7,14 @@
 import sys
 from collections.abc import Sequence
 
+from fastchat.train.presets import TRAIN
+
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Runs the command; transformers chooses the attention."""
+    """Runs the command."""
     from fastchat.train import fit
 
-    return fit.main(argv, prog="python3 -m fastchat.train.train")
+    return fit.main(argv, prog="python3 -m fastchat.train.train", preset=TRAIN)
 
 
 if __name__ == "__main__":

@@ -10,6 +10,8 @@ import pytest
 from fastchat.errors import DataError, UsageError
 from fastchat.train import fit
 from fastchat.train.arguments import parse
+from fastchat.train.checkpoints import checkpoint_to_resume
+from fastchat.train.loading import extend_context
 
 TALK = [
     {"from": "human", "value": "What is the name of the river?"},
@@ -123,19 +125,19 @@ def test_a_longer_context_stretches_the_positions_and_keeps_the_base() -> None:
         )
 
     same = config()
-    fit.extend_context(same, 256, kind="linear")
+    extend_context(same, 256, kind="linear")
     assert same.rope_parameters["rope_type"] == "default"
 
     longer = config()
-    fit.extend_context(longer, 700, kind="linear")
+    extend_context(longer, 700, kind="linear")
     assert longer.max_position_embeddings == 700
     rope = longer.rope_parameters
     assert (rope["rope_type"], rope["factor"], rope["rope_theta"]) == ("linear", 3.0, 5000.0)
-    fit.extend_context(longer, 1400, kind="linear")
+    extend_context(longer, 1400, kind="linear")
     assert longer.rope_parameters["factor"] == 6.0
 
     plain = config()
-    fit.extend_context(plain, 300, kind="none")
+    extend_context(plain, 300, kind="none")
     assert plain.max_position_embeddings == 300
     assert plain.rope_parameters["rope_type"] == "default"
 
@@ -152,7 +154,7 @@ def test_a_stretched_model_can_be_built(kind: str) -> None:
         num_attention_heads=2,
         max_position_embeddings=64,
     )
-    fit.extend_context(config, 200, kind=kind)
+    extend_context(config, 200, kind=kind)
     LlamaForCausalLM(LlamaConfig.from_dict(config.to_dict()))
 
 
@@ -160,7 +162,7 @@ def test_positions_that_cannot_be_stretched_are_refused() -> None:
     from transformers import GPT2Config
 
     with pytest.raises(UsageError, match="use at most 64"):
-        fit.extend_context(GPT2Config(n_positions=64), 128, kind="linear")
+        extend_context(GPT2Config(n_positions=64), 128, kind="linear")
 
 
 def whole_checkpoint(folder: Path, *, weights: bytes | None = None) -> Path:
@@ -179,13 +181,13 @@ def test_the_newest_whole_checkpoint_is_resumed(tmp_path: Path) -> None:
     whole_checkpoint(tmp_path / "checkpoint-100", weights=b"\x10\0\0\0\0\0\0\0{")
     (tmp_path / "checkpoint-30").mkdir()
     (tmp_path / "checkpoint-x").mkdir()
-    assert fit.checkpoint_to_resume(None, tmp_path) == newest
-    assert fit.checkpoint_to_resume("auto", tmp_path) == newest
-    assert fit.checkpoint_to_resume("none", tmp_path) is None
-    assert fit.checkpoint_to_resume(str(tmp_path / "checkpoint-9"), tmp_path) is not None
-    assert fit.checkpoint_to_resume(None, tmp_path / "nowhere") is None
+    assert checkpoint_to_resume(None, tmp_path) == newest
+    assert checkpoint_to_resume("auto", tmp_path) == newest
+    assert checkpoint_to_resume("none", tmp_path) is None
+    assert checkpoint_to_resume(str(tmp_path / "checkpoint-9"), tmp_path) is not None
+    assert checkpoint_to_resume(None, tmp_path / "nowhere") is None
     with pytest.raises(DataError, match="missing or damaged"):
-        fit.checkpoint_to_resume(str(tmp_path / "checkpoint-100"), tmp_path)
+        checkpoint_to_resume(str(tmp_path / "checkpoint-100"), tmp_path)
 
 
 def test_the_global_batch_is_said_and_compared(tmp_path: Path) -> None:

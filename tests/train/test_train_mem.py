@@ -93,6 +93,6 @@ def test_the_module_trains_in_one_process(root: Path, tiny_llama: Path, tmp_path
 
 
 def test_the_attention_is_one_that_is_here() -> None:
-    from fastchat.train.train_mem import memory_saving_attention
+    from fastchat.train.attention import memory_saving_attention
 
     assert memory_saving_attention() in ("sdpa", "flash_attention_2")

@@ -1,0 +1,21 @@
+"""Fine-tunes a model on cards that FlashAttention does not know, like the V100.
+
+    torchrun --nproc_per_node=4 fastchat/train/train_xformers.py --model_name_or_path PATH \\
+        --data_path data/dummy_conversation.json --output_dir output_vicuna
+"""
+
+import sys
+from collections.abc import Sequence
+
+from fastchat.train.presets import TRAIN_XFORMERS
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Runs the command."""
+    from fastchat.train import fit
+
+    return fit.main(argv, prog="python3 -m fastchat.train.train_xformers", preset=TRAIN_XFORMERS)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
