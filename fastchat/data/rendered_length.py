@@ -7,6 +7,7 @@ marks become special tokens, so the length here is the number of ids that traini
 import re
 import secrets
 from collections.abc import Callable, Sequence
+from itertools import pairwise
 
 from fastchat.data.token_counts import TokenCounter
 from fastchat.errors import UsageError
@@ -144,7 +145,7 @@ def pieces_of_template(template: Template) -> Pieces:
         texts = [segment.text for segment in segments]
         ends = [*starts, len(segments)]
         found = ["".join(texts[: ends[0]])]
-        return found + ["".join(texts[a:b]) for a, b in zip(ends, ends[1:], strict=False)]
+        return found + ["".join(texts[a:b]) for a, b in pairwise(ends)]
 
     if template.layout == "last_turns":
         raise UsageError(
