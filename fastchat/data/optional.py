@@ -1,0 +1,23 @@
+"""Libraries that only some containers need, with the remedy when one is missing."""
+
+from typing import Any
+
+from fastchat.errors import UsageError
+
+
+def zstandard() -> Any:
+    """The library of Zstandard files."""
+    try:
+        import zstandard as library
+    except ImportError:
+        raise UsageError("Zstandard files need: pip install 'fschat[data]'.") from None
+    return library
+
+
+def pyarrow() -> Any:
+    """The library of Parquet files."""
+    try:
+        import pyarrow as library
+    except ImportError:
+        raise UsageError("Parquet files need: pip install 'fschat[data]'.") from None
+    return library
