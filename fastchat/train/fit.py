@@ -22,7 +22,6 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel, Trainer, TrainerCallback
 
     from fastchat.template import Template
-    from fastchat.train.sources import TrainingData
 
 logger = logging.getLogger(__name__)
 
@@ -85,7 +84,11 @@ def fit(arguments: Arguments) -> Path | None:
         model = lora.adapt(model, arguments, batches=lambda: _batches(arguments, model, data))
     say(global_batch_note(arguments))
     finish = FolderFinisher(
-        arguments, tokenizer=tokenizer, template=template, has_new_tokens=n_new > 0
+        arguments,
+        tokenizer=tokenizer,
+        template=template,
+        has_new_tokens=n_new > 0,
+        chat_template=chat_template_of(arguments, template),
     )
     stop = StopOnSignal()
     trainer = make_trainer(
@@ -127,13 +130,13 @@ def choose_template(arguments: Arguments) -> "Template":
     return registry().template(name)
 
 
-def open_data(arguments: Arguments, tokenizer: Any, *, template: "Template") -> "TrainingData":
-    """The examples that the method learns from."""
+def open_data(arguments: Arguments, tokenizer: Any, *, template: "Template") -> Any:
+    """The examples that the method learns from: TrainingData, or what is like it for pairs."""
     match arguments.preset.method:
         case "seq2seq":
             from fastchat.train import seq2seq
 
-            return seq2seq.open_data(arguments, tokenizer)
+            return seq2seq.open_data(arguments, tokenizer, template=template)
         case "dpo":
             from fastchat.train import dpo
 
@@ -144,12 +147,21 @@ def open_data(arguments: Arguments, tokenizer: Any, *, template: "Template") -> 
             return sources.open_data(arguments, tokenizer, template=template)
 
 
+def chat_template_of(arguments: Arguments, template: "Template") -> str | None:
+    """The Jinja of a method that writes conversations its own way."""
+    if arguments.preset.method != "seq2seq":
+        return None
+    from fastchat.train import seq2seq
+
+    return seq2seq.chat_template(template)
+
+
 def make_trainer(
     arguments: Arguments,
     model: "PreTrainedModel",
     *,
     tokenizer: Any,
-    data: "TrainingData",
+    data: Any,
     callbacks: "Sequence[TrainerCallback]",
 ) -> "Trainer":
     """The trainer of the method."""
@@ -168,12 +180,12 @@ def make_trainer(
     return ExampleTrainer(arguments, **given)
 
 
-def _batches(arguments: Arguments, model: "PreTrainedModel", data: "TrainingData") -> Any:
+def _batches(arguments: Arguments, model: "PreTrainedModel", data: Any) -> Any:
     """The data as the model will see it, in order."""
     from torch.utils.data import DataLoader
 
     return DataLoader(
-        data.train,  # pyright: ignore[reportArgumentType]
+        data.train,
         batch_size=arguments.training.per_device_train_batch_size,
         collate_fn=data.collate_for(model),
     )

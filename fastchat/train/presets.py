@@ -44,15 +44,20 @@ TRAIN_YUAN2 = Preset(
     tokens_of="yuan2",
 )
 TRAIN_LORA = Preset(defaults={"lora": True})
+T5_DEFAULTS: dict[str, Any] = {
+    "model_max_length": 2048,
+    "lora_target_modules": ["q", "v"],
+    "conv_template": "one_shot",
+}
 TRAIN_FLANT5 = Preset(
     method="seq2seq",
     groups=(LoraArguments, Seq2SeqArguments),
-    defaults={"model_max_length": 2048, "lora_target_modules": ["q", "v"]},
+    defaults=T5_DEFAULTS,
 )
 TRAIN_LORA_T5 = Preset(
     method="seq2seq",
     groups=(LoraArguments, Seq2SeqArguments),
-    defaults={"model_max_length": 2048, "lora_target_modules": ["q", "v"], "lora": True},
+    defaults=T5_DEFAULTS | {"lora": True},
 )
 TRAIN_DISTILL = Preset(needs_teacher=True)
 TRAIN_DPO = Preset(

@@ -22,7 +22,6 @@ from transformers import (
 from transformers.trainer_pt_utils import LengthGroupedSampler
 
 from fastchat.train.arguments import Arguments
-from fastchat.train.sources import TrainingData
 
 
 class ShardsAnywhere(Trainer):
@@ -35,17 +34,21 @@ class ShardsAnywhere(Trainer):
 
 
 class ExampleTrainer(ShardsAnywhere):
-    """Knows the lengths of our examples without reading each."""
+    """Knows the lengths of our examples without reading each.
 
-    def __init__(self, arguments: Arguments, *, data: TrainingData, **given: Any) -> None:
+    Args:
+        data: TrainingData, or what is like it for pairs.
+    """
+
+    def __init__(self, arguments: Arguments, *, data: Any, **given: Any) -> None:
         self.arguments = arguments
         self.data = data
         arguments.training.remove_unused_columns = False
         super().__init__(
             args=arguments.training,
-            train_dataset=data.train,  # pyright: ignore[reportArgumentType]
-            eval_dataset=data.held_out,  # pyright: ignore[reportArgumentType]
-            data_collator=data.collate_for(given["model"]),  # pyright: ignore[reportArgumentType]
+            train_dataset=data.train,
+            eval_dataset=data.held_out,
+            data_collator=data.collate_for(given["model"]),
             **given,
         )
 
