@@ -12,20 +12,20 @@ from fastchat.errors import UsageError
 
 UNKNOWN = "unknown"
 
-N_LETTERS = 900
-"""Read of a conversation: enough for a language, and of every message something."""
-N_LETTERS_OF_MESSAGE = 300
+N_LETTERS = 640
+"""Read of a conversation: enough for a language, and of several messages something."""
+N_LETTERS_OF_MESSAGE = 240
 CJK_WEIGHT = 4
 """Letters of an alphabet that one character of these scripts stands for."""
 
-# A fence that the cut left open reaches to the end.
+# What the cut left open reaches to the end. Every alternative begins with a letter of its own:
+# that is what makes the search quick.
 _WITHOUT_LANGUAGE = re.compile(
     r"```.*?(?:```|\Z)|`[^`\n]*`|\$\$.*?(?:\$\$|\Z)|\$[^$\n]+\$"
-    r"|<(pre|code|table|math|annotation)\b.*?(?:</\1>|\Z)"
-    r"|^[ ]*\|[^\n]*$|<[^<>\n]{1,200}>|https?://\S+",
-    re.DOTALL | re.MULTILINE,
+    r"|<(pre|code|table|math|annotation)\b.*?(?:</\1>|\Z)|<[^<>\n]{1,200}>"
+    r"|\n\|[^\n]*|://\S+",
+    re.DOTALL,
 )
-_SIGNS_OF_THOSE = re.compile(r"[`$|<]|://")
 _HANGUL = re.compile("[\uac00-\ud7a3\u1100-\u11ff\u3131-\u318e]+")
 _KANA = re.compile("[\u3041-\u309f\u30a1-\u30ff\uff66-\uff9d]+")
 _HAN = re.compile("[\u3400-\u4dbf\u4e00-\u9fff\U00020000-\U0002a6df]+")
@@ -51,7 +51,7 @@ def detect_language(texts: Iterable[str]) -> str:
             _, _, guesses = pycld2.detect(_CONTROLS.sub(" ", text))
         except pycld2.error:
             return UNKNOWN
-    code = guesses[0][1]
+    code = str(guesses[0][1])
     code = _RENAMED.get(code, code)
     return UNKNOWN if code == "un" or code.startswith("xx") else code
 
@@ -61,9 +61,7 @@ def sample(texts: Iterable[str]) -> str:
     parts: list[str] = []
     n_letters = 0
     for text in texts:
-        part = text[: 4 * N_LETTERS_OF_MESSAGE]
-        if _SIGNS_OF_THOSE.search(part):
-            part = _WITHOUT_LANGUAGE.sub(" ", part)
+        part = _WITHOUT_LANGUAGE.sub("\n", text[: 4 * N_LETTERS_OF_MESSAGE])
         part = part[:N_LETTERS_OF_MESSAGE]
         parts.append(part)
         n_letters += len(part)
@@ -92,7 +90,7 @@ def known_codes() -> frozenset[str]:
     """Every code that detection can give."""
     import pycld2
 
-    named = {code for _, code in pycld2.LANGUAGES}
+    named = {str(code) for _, code in pycld2.LANGUAGES}
     codes = {_RENAMED.get(code, code) for code in named}
     return frozenset(code for code in codes if not code.startswith(("xx", "un"))) | {UNKNOWN}
 
