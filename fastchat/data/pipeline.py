@@ -29,6 +29,8 @@ from fastchat.settings import alias
 
 __all__ = [
     "Dropped",
+    "InFile",
+    "OutFile",
     "Outcome",
     "PipelineSettings",
     "RecordStep",
@@ -42,14 +44,19 @@ __all__ = [
 ]
 
 
+InFile = Annotated[tuple[str, ...], alias("--in")]
+OutFile = Annotated[str | None, alias("--out")]
+"""Types of the two fields, for commands that give them another default or help."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PipelineSettings:
     """What every data command can be told."""
 
-    in_file: Annotated[tuple[str, ...], alias("--in")] = tyro.MISSING
+    in_file: InFile = tyro.MISSING
     """Files or patterns: JSON, JSON Lines or Parquet, plain, gzip or Zstandard; - is standard
     input."""
-    out_file: Annotated[str | None, alias("--out")] = None
+    out_file: OutFile = None
     """Where to write; the name says the format, - is standard output."""
     begin: int | None = None
     """First record wanted, counted as Python slices do."""
