@@ -15,8 +15,8 @@ from typing import Literal
 
 from fastchat.data.pipeline import (
     Dropped,
-    OutFile,
     Outcome,
+    OutFile,
     PipelineSettings,
     RecordStep,
     Report,
@@ -178,11 +178,10 @@ def markdown_of(turn: Turn) -> str | None:
 
     text = turn.text
     if turn.speaker == HUMAN:
-        is_html = page.is_wrapped_by_page(text)
-    else:
-        is_html = page.is_page_markup(text)
-    if not is_html:
-        return text if turn.speaker == HUMAN else page.without_buttons(text)
+        if not page.is_wrapped_by_page(text):
+            return text
+    elif not page.is_page_markup(text):
+        return page.without_buttons(text)
     try:
         return page.markdown_from_html(text)
     except page.RejectedMarkup:

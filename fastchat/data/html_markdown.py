@@ -55,12 +55,17 @@ _ESCAPED = re.compile(
 _OPENS_BLOCK = re.compile(r"^(?=#{1,6}(?: |$)|>)", re.M)
 
 _SKIPPED = frozenset(
-    "button svg script style noscript iframe template head title meta link input select "
-    "textarea audio video canvas object".split()
+    (
+        *("button", "svg", "script", "style", "noscript", "iframe", "template", "head", "title"),
+        *("meta", "link", "input", "select", "textarea", "audio", "video", "canvas", "object"),
+    )
 )
 _CONTAINERS = frozenset(
-    "div p section article main header footer aside nav figure figcaption details summary form "
-    "fieldset address center dl dt dd body html li tr td th thead tbody tfoot caption".split()
+    (
+        *("div", "p", "section", "article", "main", "header", "footer", "aside", "nav", "figure"),
+        *("figcaption", "details", "summary", "form", "fieldset", "address", "center", "dl", "dt"),
+        *("dd", "body", "html", "li", "tr", "td", "th", "thead", "tbody", "tfoot", "caption"),
+    )
 )
 _WRAPPED = {"strong": "**", "b": "**", "em": "*", "i": "*", "del": "~~", "s": "~~", "strike": "~~"}
 
@@ -121,15 +126,6 @@ class _Page:
     def __init__(self, *, has_formulas: bool) -> None:
         self._has_formulas = has_formulas
         self._verbatim = False
-        self._elements: dict[str, Callable[[Any], list[str]]] = {
-            "pre": self._code_block,
-            "ul": self._list,
-            "ol": self._list,
-            "table": self._table,
-            "blockquote": self._quote,
-            "hr": lambda node: ["---"],
-            **{f"h{n}": self._heading for n in range(1, 7)},
-        }
 
     def blocks(self, node: Any) -> list[str]:
         """The blocks within an element."""
@@ -150,9 +146,9 @@ class _Page:
                 self._end_paragraph(out, run)
                 self._walk(child, out, run)
                 self._end_paragraph(out, run)
-            elif (element := self._elements.get(tag)) is not None:
+            elif (element := _ELEMENTS.get(tag)) is not None:
                 self._end_paragraph(out, run)
-                out += element(child)
+                out += element(self, child)
             elif tag in _CONTAINERS:
                 self._end_paragraph(out, run)
                 self._contain(child, out, run)
@@ -160,7 +156,7 @@ class _Page:
             elif tag == "span":
                 self._span(child, out, run)
             else:
-                run.append(self._inline(child, tag))
+                run.append(self._inline(child))
             child = child.next
 
     def _contain(self, node: Any, out: list[str], run: list[str]) -> None:
@@ -224,9 +220,9 @@ class _Page:
         # every reader, and most backslashes in prose stand before TeX.
         return _ESCAPED.sub(r"\\\g<0>", text) if _SPECIAL.search(text) else text
 
-    def _inline(self, node: Any, tag: str | None = None) -> str:
+    def _inline(self, node: Any) -> str:
         """An element within a line."""
-        tag = tag or node.tag
+        tag: str = node.tag
         if tag == "-text":
             return self._text(node.text_content)
         if tag == "code" or tag in ("kbd", "samp", "tt"):
@@ -260,7 +256,7 @@ class _Page:
                 run: list[str] = []
                 self._span(child, out, run)
                 pieces += [" ".join(out), "".join(run)]
-            elif child.tag in self._elements or child.tag in _CONTAINERS:
+            elif child.tag in _ELEMENTS or child.tag in _CONTAINERS:
                 pieces.append(f" {' '.join(self.blocks(child))} ")
             else:
                 pieces.append(self._inline(child))
@@ -353,6 +349,18 @@ class _Page:
         while fence in text:
             fence += "`"
         return [f"{fence}{language}\n{text}\n{fence}"]
+
+
+_ELEMENTS: dict[str, Callable[[_Page, Any], list[str]]] = {
+    "pre": _Page._code_block,
+    "ul": _Page._list,
+    "ol": _Page._list,
+    "table": _Page._table,
+    "blockquote": _Page._quote,
+    "hr": lambda page, node: ["---"],
+    **{f"h{n}": _Page._heading for n in range(1, 7)},
+}
+"""What makes blocks of its own of an element."""
 
 
 def _language(label_text: str, classes: str) -> str:
