@@ -20,7 +20,7 @@ from fastchat.data import files
 from fastchat.data.chunks import Chunk
 from fastchat.data.journal import Journal, Progress
 from fastchat.data.output import FileFormat, Writer, open_writer
-from fastchat.data.pool import Loss, Window, Work, as_outcome, work_through
+from fastchat.data.pool import Loss, Parse, Window, Work, as_outcome, work_through
 from fastchat.data.records import Record, parse_record
 from fastchat.data.report import Report, first_text
 from fastchat.data.steps import Dropped, Outcome, RecordStep, Resumable, StreamStep
@@ -92,6 +92,7 @@ def run(
     *,
     out_file: str | None = None,
     need_id: bool = True,
+    parse: Parse = parse_record,
 ) -> Report:
     """Reads the input, applies the steps and writes what they leave.
 
@@ -100,6 +101,7 @@ def run(
         steps: in order; those before the first StreamStep run in worker processes.
         out_file: where to write if the settings do not say it.
         need_id: whether a record with `conversations` and no id is malformed.
+        parse: makes a record of a value of the input, for forms that are not ours.
 
     Raises:
         DataError: the input is damaged, holds no record at all, or the output cannot be written.
@@ -108,7 +110,7 @@ def run(
     target = settings.out_file or out_file
     if target is None:
         raise UsageError("name the output with --out-file, or - for standard output.")
-    plan = _Plan(settings, steps, need_id=need_id)
+    plan = _Plan(settings, steps, need_id=need_id, parse=parse)
     report = Report()
     journal, progress = _journal(settings, plan, target)
     marks = progress.marks if progress else (None, None)
@@ -191,6 +193,7 @@ class _Plan:
         steps: Sequence[RecordStep | StreamStep],
         *,
         need_id: bool,
+        parse: Parse = parse_record,
     ) -> None:
         cut = next((i for i, x in enumerate(steps) if isinstance(x, StreamStep)), len(steps))
         record_steps = [x for x in steps[:cut] if not isinstance(x, StreamStep)]
@@ -203,6 +206,7 @@ class _Plan:
             window=_window(settings, self.inputs),
             strict=settings.strict,
             need_id=need_id,
+            parse=parse,
             keep_values=settings.rejects is not None,
         )
 

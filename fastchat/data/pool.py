@@ -3,7 +3,6 @@
 Only a few chunks are under way at a time, so memory stays the same however long the file is.
 """
 
-import multiprocessing
 import os
 import signal
 import sys
@@ -11,11 +10,9 @@ import threading
 import time
 from collections import Counter, deque
 from collections.abc import Iterable, Iterator, Sequence
-from concurrent.futures import Future, ProcessPoolExecutor
-from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
 from itertools import chain, islice
-from typing import Any
+from typing import Any, Protocol
 
 from fastchat.data.chunks import Broken, Chunk, Value
 from fastchat.data.records import Record, Rejected, parse_record
@@ -46,6 +43,12 @@ class Window:
         return first + n > self.begin and (self.end is None or first < self.end)
 
 
+class Parse(Protocol):
+    """What makes a record of a value, or says why it is none."""
+
+    def __call__(self, value: object, *, where: str, need_id: bool) -> Record | Rejected: ...
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Work:
     """What is done with every chunk."""
@@ -55,6 +58,8 @@ class Work:
     strict: bool = False
     """Whether a value that is no record is an error."""
     need_id: bool = True
+    parse: Parse = parse_record
+    """Makes a record of a value; a function of a module, since it is sent to the workers."""
     keep_values: bool = False
     """Whether losses carry the value, for the file of rejects."""
 
@@ -104,6 +109,10 @@ def work_through(
         for first, chunk in chain(begun, source):
             yield worker.work_on(chunk, first)
         return
+    # A tenth of a command's start, which those who ask for help need not wait for.
+    from concurrent.futures import Future, ProcessPoolExecutor
+    from concurrent.futures.process import BrokenProcessPool
+
     pool = ProcessPoolExecutor(
         workers, mp_context=_context(), initializer=_start, initargs=(work, os.getpid())
     )
@@ -184,7 +193,7 @@ def _parsed(found: Value, work: Work) -> Record | Loss:
     if isinstance(found.value, Broken):
         record: Record | Rejected = Rejected(where=found.where, reason=found.value.reason)
     else:
-        record = parse_record(found.value, where=found.where, need_id=work.need_id)
+        record = work.parse(found.value, where=found.where, need_id=work.need_id)
     if isinstance(record, Record):
         return record
     if work.strict:
@@ -219,6 +228,8 @@ def _context() -> Any:
 
     A copy of this process begins at once, but is safe only while it has one thread.
     """
+    import multiprocessing
+
     alone = sys.platform == "linux" and len(os.listdir("/proc/self/task")) == 1
     return multiprocessing.get_context("fork" if alone else "spawn")
 
