@@ -4,7 +4,9 @@ Tokens are those of each message's text, without the tokenizer's marks and witho
 only whole rounds count.
 """
 
+import dataclasses
 import json
+import os
 from bisect import bisect_right
 from collections import Counter
 from collections.abc import Sequence
@@ -37,6 +39,8 @@ class GetStatsSettings(PipelineSettings):
     """Count records by language as well."""
     json: bool = False
     """Print all figures as JSON."""
+    workers: Annotated[int | None, alias("--num-proc")] = None
+    """Processes; two at most unless given, since each holds a tokenizer."""
     trust_remote_code: bool = False
     """Let the tokenizer run code of the model's makers."""
 
@@ -189,6 +193,8 @@ def get_stats(settings: GetStatsSettings) -> None:
     tokenizer = read_tokenizer(
         settings.model_name_or_path, trust_remote_code=settings.trust_remote_code
     )
+    if settings.workers is None:
+        settings = dataclasses.replace(settings, workers=min(2, os.cpu_count() or 1))
     stats = Stats(max_length=settings.max_length)
     report = Report()
     step = CountTokens(tokenizer=tokenizer, languages=settings.languages)
