@@ -28,6 +28,7 @@ __all__ += ["read_chunks", "read_values"]
 STANDARD = "-"
 BLOCK_BYTES = 1 << 19
 """Bytes read at once, and so about the size of a chunk."""
+COMPRESSED_BYTES = 1 << 16
 ROWS_AT_ONCE = 128
 
 _GZIP, _ZSTD, _PARQUET, _BOM = b"\x1f\x8b", b"\x28\xb5\x2f\xfd", b"PAR1", b"\xef\xbb\xbf"
@@ -148,11 +149,45 @@ def _decompressed(
     if magic.startswith(_GZIP):
         inner = opened.enter_context(io.BufferedReader(gzip.GzipFile(fileobj=raw)))  # type: ignore[arg-type]
     elif magic.startswith(_ZSTD):
-        reader = zstandard().ZstdDecompressor().stream_reader(raw, read_across_frames=True)
-        inner = opened.enter_context(io.BufferedReader(reader))
+        inner = opened.enter_context(io.BufferedReader(_Zstandard(raw)))  # type: ignore[arg-type]
     else:
         return raw, magic
     return inner, inner.peek(4)[:4]
+
+
+class _Zstandard(io.RawIOBase):
+    """The frames of a Zstandard stream, one after another.
+
+    The library's own reader takes a file that was cut off for one that ends there.
+    """
+
+    def __init__(self, raw: IO[bytes]) -> None:
+        self._raw = raw
+        self._library = zstandard()
+        self._frame: Any = None
+        self._stored = b""
+        self._ready = memoryview(b"")
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: Any) -> int:
+        while not self._ready:
+            self._stored = self._stored or self._raw.read(COMPRESSED_BYTES)
+            if not self._stored:
+                if self._frame is not None:
+                    raise self._library.ZstdError("it was cut off")
+                return 0
+            if self._frame is None:
+                self._frame = self._library.ZstdDecompressor().decompressobj()
+            self._ready = memoryview(self._frame.decompress(self._stored))
+            self._stored = b""
+            if self._frame.eof:
+                self._stored, self._frame = self._frame.unused_data, None
+        n = min(len(buffer), len(self._ready))
+        buffer[:n] = self._ready[:n]
+        self._ready = self._ready[n:]
+        return n
 
 
 def _parquet_chunks(stream: IO[bytes], name: str, position: Any) -> Iterator[Chunk]:
