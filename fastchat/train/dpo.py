@@ -4,7 +4,7 @@ Imports torch and TRL at once: it is imported when training begins.
 """
 
 import logging
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -21,8 +21,10 @@ from fastchat.data.votes_to_pairs import (
 from fastchat.errors import DataError, UsageError
 from fastchat.message import Message
 from fastchat.template import Template
-from fastchat.train.arguments import Arguments
+from fastchat.train.arguments import Arguments, one_file
 from fastchat.train.examples import IGNORED, Labeller
+from fastchat.train.lora import adapter_settings, prepared_for_adapter
+from fastchat.train.method_arguments import LoraArguments
 from fastchat.train.trainer import ShardsAnywhere
 
 logger = logging.getLogger(__name__)
@@ -36,8 +38,6 @@ class PreferenceData:
 
     train: Dataset
     held_out: Dataset | None
-    collate_for: Callable[[Any], None]
-    """TRL makes the batches itself."""
 
 
 class PairTrainer(ShardsAnywhere, DPOTrainer):  # pyright: ignore[reportIncompatibleMethodOverride]
@@ -48,6 +48,12 @@ class PairTrainer(ShardsAnywhere, DPOTrainer):  # pyright: ignore[reportIncompat
     ) -> None:
         training: Any = arguments.training
         training.max_length = arguments.fit.model_max_length
+        if arguments.lora.lora:
+            # TRL adapts the model itself: what the adapter is measured against is the model
+            # without it, which costs no second one.
+            _refuse_start(arguments.lora)
+            given["model"] = prepared_for_adapter(given["model"], arguments)
+            given["peft_config"] = adapter_settings(given["model"], arguments)
         super().__init__(
             args=training,
             train_dataset=data.train,
@@ -61,6 +67,20 @@ class PairTrainer(ShardsAnywhere, DPOTrainer):  # pyright: ignore[reportIncompat
         return dataset
 
 
+def _refuse_start(lora: LoraArguments) -> None:
+    """Raises UsageError for an adapter without which the model is not what it was."""
+    if lora.lora_init not in ("default", "gaussian"):
+        raise UsageError(
+            f"--lora_init {lora.lora_init} changes the model below the adapter, against which "
+            "preferences are measured; take default or gaussian."
+        )
+    if lora.lora_weight_path:
+        raise UsageError(
+            "--lora_weight_path: merge that adapter first with fastchat.model.apply_lora, so that "
+            "preferences are measured against the merged model."
+        )
+
+
 def open_data(arguments: Arguments, tokenizer: Any, *, template: Template) -> PreferenceData:
     """The pairs of the files that the flags name."""
     data = arguments.data
@@ -70,11 +90,10 @@ def open_data(arguments: Arguments, tokenizer: Any, *, template: Template) -> Pr
     window = arguments.fit.model_max_length
     quiet = arguments.training.process_index != 0
     return PreferenceData(
-        train=_tokenized(data.data_path, labeller, window=window, quiet=quiet),
-        held_out=_tokenized(data.eval_data_path, labeller, window=window, quiet=quiet)
+        train=_tokenized(one_file(data.data_path), labeller, window=window, quiet=quiet),
+        held_out=_tokenized(one_file(data.eval_data_path), labeller, window=window, quiet=quiet)
         if data.eval_data_path
         else None,
-        collate_for=lambda model: None,
     )
 
 
@@ -102,8 +121,11 @@ def _values(path: str | Path) -> Iterator[Any]:
     """The JSON values of a file, an array or one a line."""
     import orjson
 
-    with Path(path).open("rb") as file:
-        is_array = file.read(64).lstrip()[:1] == b"["
+    try:
+        with Path(path).open("rb") as file:
+            is_array = file.read(64).lstrip()[:1] == b"["
+    except OSError as error:
+        raise DataError(f"cannot read {path}: {error.strerror or error}.") from None
     if not is_array:
         yield from read_lines(path)
         return
@@ -170,15 +192,11 @@ def _answer(value: Any) -> str | None:
     return value if isinstance(value, str) and value.strip() else None
 
 
-def _tokenized(path: str, labeller: Labeller, *, window: int, quiet: bool) -> Dataset:
+def _tokenized(paths: Sequence[str], labeller: Labeller, *, window: int, quiet: bool) -> Dataset:
     """The pairs of a file as ids: what was said, and the two answers with their end marks."""
     report = Report()
     rows: list[dict[str, list[int]]] = []
-    try:
-        pairs = list(read_pairs(path, report))
-    except OSError as error:
-        raise DataError(f"cannot read {path}: {error.strerror or error}.") from None
-    for pair in pairs:
+    for pair in (pair for path in paths for pair in read_pairs(path, report)):
         row = _ids(pair, labeller)
         if isinstance(row, str) or len(row["prompt_ids"]) >= window:
             report.kept -= 1
@@ -188,11 +206,13 @@ def _tokenized(path: str, labeller: Labeller, *, window: int, quiet: bool) -> Da
     reasons = ", ".join(f"{reason}: {n}" for reason, n in sorted(report.dropped.items()))
     if not rows:
         raise DataError(
-            f"{path} holds no pair to learn from, neither prompt, chosen and rejected nor votes of "
-            f"battles: {report.read} read ({reasons or 'nothing'})."
+            f"{', '.join(paths)} holds no pair to learn from, neither prompt, chosen and rejected "
+            f"nor votes of battles: {report.read} read ({reasons or 'nothing'})."
         )
     if not quiet:
-        logger.info("read path=%s pairs=%d dropped=%s", path, len(rows), reasons or "none")
+        logger.info(
+            "read paths=%s pairs=%d dropped=%s", ",".join(paths), len(rows), reasons or "none"
+        )
     return Dataset.from_list(rows)
 
 

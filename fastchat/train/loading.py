@@ -58,9 +58,14 @@ def load_model(arguments: Arguments) -> "PreTrainedModel":
     try:
         config = AutoConfig.from_pretrained(path, **common)
         extend_context(config, arguments.fit.model_max_length, kind=arguments.model.rope_scaling)
-        return auto.from_pretrained(path, config=config, **how, **common)
+        model: Any = auto.from_pretrained(path, config=config, **how, **common)
     except (OSError, ValueError, ImportError) as error:
         raise ModelError(f"the model {path} cannot be loaded: {error}") from error
+    if is_seq2seq:
+        # Encoder and decoder hold the table of embeddings as one layer, not as layers that share a
+        # weight: FSDP keeps a layer in one place, and saves it once.
+        model.set_input_embeddings(model.get_input_embeddings())
+    return model
 
 
 def quantization(bits: Literal["8", "4"], training: "TrainingArguments") -> Any:

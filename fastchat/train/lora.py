@@ -71,19 +71,14 @@ def adapt(
 
     batches: gives what `--lora_init eva` looks at.
     """
-    from peft import PeftModel, get_peft_model, prepare_model_for_kbit_training
+    from peft import PeftModel, get_peft_model
 
     lora = arguments.lora
-    if lora.q_lora:
-        model = prepare_model_for_kbit_training(model, use_gradient_checkpointing=False)
-    if recomputes_activations(arguments.training):
-        # Recomputed layers need a gradient at their input, and the embeddings are frozen.
-        model.enable_input_require_grads()
+    model = prepared_for_adapter(model, arguments)
     if lora.lora_weight_path:
         adapted = PeftModel.from_pretrained(model, lora.lora_weight_path, is_trainable=True)
     else:
-        config = settings(model, lora, is_seq2seq=arguments.preset.method == "seq2seq")
-        adapted: Any = get_peft_model(model, config)
+        adapted: Any = get_peft_model(model, adapter_settings(model, arguments))
         if lora.lora_init == "eva":
             from peft import initialize_lora_eva_weights
 
@@ -104,7 +99,19 @@ def recomputes_activations(training: "TrainingArguments") -> bool:
     return bool(training.activation_checkpointing or fsdp.get("activation_checkpointing"))
 
 
-def settings(model: "PreTrainedModel", lora: LoraArguments, *, is_seq2seq: bool) -> Any:
+def prepared_for_adapter(model: "PreTrainedModel", arguments: Arguments) -> "PreTrainedModel":
+    """The model below an adapter: frozen, its small layers in full precision under 4 bits."""
+    from peft import prepare_model_for_kbit_training
+
+    if arguments.lora.q_lora:
+        model = prepare_model_for_kbit_training(model, use_gradient_checkpointing=False)
+    if recomputes_activations(arguments.training):
+        # Recomputed layers need a gradient at their input, and the embeddings are frozen.
+        model.enable_input_require_grads()
+    return model
+
+
+def adapter_settings(model: "PreTrainedModel", arguments: Arguments) -> Any:
     """peft's settings of the adapter that the flags describe.
 
     Raises:
@@ -112,6 +119,8 @@ def settings(model: "PreTrainedModel", lora: LoraArguments, *, is_seq2seq: bool)
     """
     from peft import LoraConfig, TaskType
 
+    lora = arguments.lora
+    is_seq2seq = arguments.preset.method == "seq2seq"
     targets: Sequence[str] | str = lora.lora_target_modules
     if list(targets) == ["all-linear"]:
         targets = "all-linear"

@@ -40,7 +40,7 @@ TRAIN_WITH_TEMPLATE = Preset(defaults={"conv_template": "auto", "eval_split": 0.
 TRAIN_BAICHUAN = Preset(defaults={"eval_split": 0.02})
 TRAIN_YUAN2 = Preset(
     groups=(LoraArguments, DistillArguments, YuanArguments),
-    defaults={"conv_template": "yuan2"},
+    defaults={"conv_template": "yuan2", "loss_on": "all_tokens"},
     tokens_of="yuan2",
 )
 TRAIN_LORA = Preset(defaults={"lora": True})

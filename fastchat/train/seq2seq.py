@@ -8,17 +8,17 @@ import hashlib
 import json
 import logging
 import random
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
-from itertools import islice
+from itertools import chain, islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from fastchat.data.records import Rejected, read_records
 from fastchat.errors import DataError, UsageError
 from fastchat.message import Message
-from fastchat.train.arguments import Arguments
+from fastchat.train.arguments import Arguments, one_file
 from fastchat.train.examples import IGNORED, messages_of
 
 if TYPE_CHECKING:
@@ -80,18 +80,25 @@ class PairData:
 
     train: Pairs
     held_out: Pairs | None
-    collate_for: Callable[[Any], Callable[[Sequence[Pair]], dict[str, "torch.Tensor"]]]
-    """Model -> what makes a batch of pairs."""
+    pad_id: int
+
+    def collate_for(self, model: Any) -> "PairCollator":
+        """What makes a batch of pairs for this model."""
+        return PairCollator(pad_id=self.pad_id, start_id=model.config.decoder_start_token_id)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PairCollator:
-    """A batch of pairs as tensors, each side padded to its longest."""
+    """A batch of pairs as tensors, each side padded to its longest.
+
+    The decoder reads the reply one place later, after `start_id`.
+    """
 
     pad_id: int
+    start_id: int
 
     def __call__(self, pairs: Sequence[Pair]) -> dict[str, "torch.Tensor"]:
-        """`input_ids`, `attention_mask` and `labels`, each (batch, longest) int64."""
+        """The ids and the mask of both sides and `labels`, each (batch, longest) int64."""
         import torch
 
         def padded(rows: Sequence[Sequence[int]], filler: int) -> "torch.Tensor":
@@ -99,9 +106,11 @@ class PairCollator:
             return torch.tensor([[*row, *[filler] * (longest - len(row))] for row in rows])
 
         inputs = [pair.input_ids for pair in pairs]
+        replies = [[self.start_id, *pair.labels[:-1]] for pair in pairs]
         return {
             "input_ids": padded(inputs, self.pad_id),
             "attention_mask": padded([[1] * len(row) for row in inputs], 0),
+            "decoder_input_ids": padded(replies, self.pad_id),
             "labels": padded([pair.labels for pair in pairs], IGNORED),
         }
 
@@ -116,15 +125,33 @@ def open_data(arguments: Arguments, tokenizer: Any, *, template: "Template") -> 
         raise UsageError("--data_path is missing: the conversations to learn from.")
     build = partial(_read_or_make, arguments, tokenizer, template)
     with arguments.training.main_process_first(desc="making pairs"):
-        train = build(data.data_path, kept=arguments.seq2seq.preprocessed_path)
-        held_out = build(data.eval_data_path) if data.eval_data_path else None
+        train = build(one_file(data.data_path), kept=arguments.seq2seq.preprocessed_path)
+        held_out = build(one_file(data.eval_data_path)) if data.eval_data_path else None
     random.Random(arguments.training.seed).shuffle(train)
-    collator = PairCollator(pad_id=tokenizer.pad_token_id)
     return PairData(
         train=Pairs(train),
         held_out=Pairs(held_out) if held_out else None,
-        collate_for=lambda model: collator,
+        pad_id=tokenizer.pad_token_id,
     )
+
+
+def reply_loss(
+    outputs: Any, labels: "torch.Tensor", num_items_in_batch: "torch.Tensor | int | None" = None
+) -> "torch.Tensor":
+    """Cross-entropy a token of the replies, of all that a step learns from.
+
+    T5's own loss is the mean of the rows at hand, whatever the other processes and the other
+    parts of the step have.
+    """
+    from torch.nn import functional as F
+
+    total = F.cross_entropy(
+        outputs.logits.flatten(0, 1).float(),
+        labels.flatten(),
+        ignore_index=IGNORED,
+        reduction="sum",
+    )
+    return total / ((labels != IGNORED).sum() if num_items_in_batch is None else num_items_in_batch)
 
 
 def add_t5_tokens(tokenizer: Any) -> None:
@@ -213,36 +240,38 @@ def _read_or_make(
     arguments: Arguments,
     tokenizer: Any,
     template: "Template",
-    path: str,
+    paths: Sequence[str],
     *,
     kept: str | None = None,
 ) -> list[Pair]:
     """The pairs of a file, from the cache when it was made of the same."""
     limit = arguments.seq2seq.num_data
     max_length = arguments.fit.model_max_length
-    key = _key(path, tokenizer, template=template, limit=limit, max_length=max_length)
+    key = _key(paths, tokenizer, template=template, limit=limit, max_length=max_length)
     if kept and (pairs := _read_kept(Path(kept), key)) is not None:
         return pairs
-    pairs, dropped = _make(path, tokenizer, template=template, limit=limit, max_length=max_length)
+    pairs, dropped = _make(paths, tokenizer, template=template, limit=limit, max_length=max_length)
     if arguments.training.process_index == 0:
-        logger.info("read path=%s pairs=%d", path, len(pairs))
+        logger.info("read paths=%s pairs=%d", ",".join(paths), len(pairs))
         for reason, n in sorted(dropped.items()):
             logger.info("dropped reason=%r n=%d", reason, n)
     if not pairs:
         reasons = ", ".join(f"{reason}: {n}" for reason, n in sorted(dropped.items()))
-        raise DataError(f"{path} holds nothing to learn from ({reasons or 'no records'}).")
+        raise DataError(
+            f"{', '.join(paths)} holds nothing to learn from ({reasons or 'no records'})."
+        )
     if kept and arguments.training.process_index == 0:
         _keep(Path(kept), key, pairs)
     return pairs
 
 
 def _make(
-    path: str, tokenizer: Any, *, template: "Template", limit: int, max_length: int
+    paths: Sequence[str], tokenizer: Any, *, template: "Template", limit: int, max_length: int
 ) -> tuple[list[Pair], dict[str, int]]:
     """The pairs of a file, and what was left out by reason."""
     dropped: dict[str, int] = {}
     pairs: list[Pair] = []
-    records = read_records(path)
+    records = chain.from_iterable(read_records(path) for path in paths)
     for record in islice(records, limit) if limit >= 0 else records:
         messages = record.reason if isinstance(record, Rejected) else messages_of(record)
         if isinstance(messages, str):
@@ -256,12 +285,16 @@ def _make(
     return pairs, dropped
 
 
-def _key(path: str, tokenizer: Any, *, template: "Template", limit: int, max_length: int) -> str:
+def _key(
+    paths: Sequence[str], tokenizer: Any, *, template: "Template", limit: int, max_length: int
+) -> str:
     """What tokenized pairs depend on, as one word."""
-    try:
-        content = hashlib.sha256(Path(path).read_bytes())
-    except OSError as error:
-        raise DataError(f"cannot read {path}: {error.strerror or error}.") from None
+    content = hashlib.sha256()
+    for path in paths:
+        try:
+            content.update(Path(path).read_bytes())
+        except OSError as error:
+            raise DataError(f"cannot read {path}: {error.strerror or error}.") from None
     content.update(tokenizer.backend_tokenizer.to_str().encode())
     content.update(repr((chat_template(template), limit, max_length)).encode())
     return content.hexdigest()
