@@ -68,22 +68,103 @@ class ModelArguments:
 class DataArguments:
     """What it is trained on."""
 
-    data_path: str | None = field(
-        default=None, metadata={"help": "Conversations to learn from, JSON or JSON Lines."}
+    data_path: list[str] | None = field(
+        default=None,
+        metadata={
+            "help": "Conversations to learn from: files (JSON, JSON Lines, Parquet, compressed or "
+            "not), patterns, or - for standard input; several are several sources."
+        },
     )
-    eval_data_path: str | None = field(
-        default=None, metadata={"help": "Conversations to measure the loss on."}
+    data_mix: str | None = field(
+        default=None,
+        metadata={
+            "help": "Proportions of the sources, such as 0.7,0.3; without it all of each is used."
+        },
+    )
+    mix_until: Literal["first_exhausted", "all_exhausted"] = field(
+        default="first_exhausted",
+        metadata={"help": "A mixture ends with its first source, or repeats until the last."},
+    )
+    eval_data_path: list[str] | None = field(
+        default=None, metadata={"help": "Conversations to measure the loss on, a figure for each."}
+    )
+    eval_split: float = field(
+        default=0.0,
+        metadata={"help": "Share of each source that is held out to measure the loss on."},
+    )
+    eval_samples: int = field(
+        default=0,
+        metadata={"help": "Replies that the model writes at each evaluation, for people to read."},
+    )
+    eval_sample_tokens: int = field(
+        default=64, metadata={"help": "Longest of these replies in tokens."}
     )
     lazy_preprocess: bool = field(
         default=False, metadata={"help": "Tokenize a conversation when it is needed."}
     )
-    overlong: Literal["truncate", "drop"] = field(
+    streaming: bool = field(
+        default=False,
+        metadata={"help": "Read the data as training goes on; needs --max_steps."},
+    )
+    shuffle_buffer: int = field(
+        default=10_000, metadata={"help": "Examples that a stream shuffles and packs together."}
+    )
+    packing: bool | None = field(
+        default=None,
+        metadata={
+            "help": "Put conversations side by side into rows of --model_max_length; the default "
+            "is to do so where the model keeps them apart. A batch then counts rows."
+        },
+    )
+    chat_template: str | None = field(
+        default=None,
+        metadata={
+            "help": "Write conversations with the tokenizer's own chat template (auto) or one from "
+            "a file, in place of --conv_template."
+        },
+    )
+    loss_on: Literal["all_replies", "last_reply", "each_reply", "all_tokens"] = field(
+        default="all_replies",
+        metadata={
+            "help": "What is learned: every reply, the last one, every reply as an example of its "
+            "own, or every token."
+        },
+    )
+    overlong: Literal["truncate", "drop", "split"] = field(
         default="truncate",
-        metadata={"help": "What becomes of a conversation longer than --model_max_length."},
+        metadata={
+            "help": "What becomes of a conversation longer than --model_max_length: cut at the "
+            "end, left out, or made into several of whole rounds."
+        },
     )
     max_masked_share: float = field(
         default=0.05,
         metadata={"help": "Stop when more than this share of the records has nothing to learn."},
+    )
+    data_cache: str | None = field(
+        default=None,
+        metadata={
+            "help": "Folder that keeps tokenized data; the default is in --output_dir, and is "
+            "removed after the training."
+        },
+    )
+    preprocessing_workers: int | None = field(
+        default=None, metadata={"help": "Processes that tokenize; the default is the cores, to 8."}
+    )
+    dry_run: bool = field(
+        default=False,
+        metadata={"help": "Show what would be trained, how long and at what cost, and stop."},
+    )
+    price_per_hour: float | None = field(
+        default=None, metadata={"help": "Price of all devices for an hour, to estimate the cost."}
+    )
+    mfu: float = field(
+        default=0.4,
+        metadata={"help": "Share of the devices' peak that the estimate of hours assumes."},
+    )
+    device_tflops: float | None = field(
+        default=None,
+        metadata={"help": "Peak of one device in TFLOPS, for the estimate; known GPUs need none."},
     )
 
 
@@ -108,6 +189,13 @@ class FitArguments:
         default=False,
         metadata={"help": "Save the untrained model first, and stop if that does not work."},
     )
+
+
+def one_file(paths: Sequence[str]) -> str:
+    """The only one of the paths, for commands that read a single file."""
+    if len(paths) != 1:
+        raise UsageError(f"this command reads one file, not {len(paths)}: {' '.join(paths)}.")
+    return paths[0]
 
 
 OWN_DEFAULTS: dict[str, Any] = {"optim": "adamw_torch"}

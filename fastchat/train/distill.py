@@ -261,6 +261,7 @@ def _add_projections(
 class DistillTrainer(ExampleTrainer):
     """Loss: (1 - alpha - beta) of the data's, alpha of the outputs', beta of the hidden states'."""
 
+    takes_plain_batches = True
     loss_is_scaled_for_ga = True
 
     def __init__(self, arguments: Arguments, *, teacher: Teacher, **given: Any) -> None:

@@ -155,9 +155,7 @@ def _is_wanted(turn: Turn) -> bool | None:
 
 def _lesson(messages: tuple[Message, ...], learned: Sequence[int]) -> Lesson:
     """A lesson of the messages with these numbers."""
-    return Lesson(
-        messages=messages, learned=tuple(i in learned for i in range(len(messages)))
-    )
+    return Lesson(messages=messages, learned=tuple(i in learned for i in range(len(messages))))
 
 
 class Labeller:
@@ -271,10 +269,8 @@ class Labeller:
             piece = self.any_special.sub(lambda found: self.marks[found[0]], segment.text)
             piece = self.any_guard.sub(lambda found: self.guarded[found[0]], piece)
             if is_learned and piece:
-                if spans and spans[-1].end == len(text):
-                    start = spans.pop().start
-                else:
-                    start = len(text)
+                joins = spans and spans[-1].end == len(text)
+                start = spans.pop().start if joins else len(text)
                 spans.append(Span(start=start, end=len(text) + len(piece)))
             text += piece
         return text, spans

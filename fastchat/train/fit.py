@@ -9,6 +9,7 @@ chat template that was trained on.
 import logging
 import os
 import sys
+import warnings
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -19,7 +20,7 @@ from fastchat.train.arguments import Arguments, parse
 from fastchat.train.presets import TRAIN, Preset
 
 if TYPE_CHECKING:
-    from transformers import PreTrainedModel, Trainer, TrainerCallback
+    from transformers import PreTrainedModel, Trainer, TrainerCallback, TrainingArguments
 
     from fastchat.template import Template
 
@@ -32,6 +33,8 @@ STOPPED = 143
 def main(argv: Sequence[str] | None = None, *, prog: str, preset: Preset = TRAIN) -> int:
     """A training command: reads the flags, trains, and gives the exit status."""
     logs.setup()
+    # It misses a kernel for CPUs that it can do without, and says so when it is imported.
+    logging.getLogger("bitsandbytes.backends").setLevel(logging.ERROR)
     try:
         folder = fit(parse(argv, prog=prog, preset=preset))
         return STOPPED if folder is None else 0
@@ -48,8 +51,8 @@ def main(argv: Sequence[str] | None = None, *, prog: str, preset: Preset = TRAIN
 def fit(arguments: Arguments) -> Path | None:
     """Trains as the arguments say.
 
-    Returns the folder of the trained model; None where SIGTERM ended the training, whose newest
-    checkpoint the next run goes on from.
+    Returns the folder of the trained model, which a dry run leaves alone; None where SIGTERM ended
+    the training, whose newest checkpoint the next run goes on from.
     """
     from transformers import set_seed
 
@@ -58,6 +61,7 @@ def fit(arguments: Arguments) -> Path | None:
     from fastchat.train.checkpoints import checkpoint_to_resume
     from fastchat.train.folder import FolderFinisher, check_saving, save
     from fastchat.train.loading import add_tokens, fit_vocabulary, load_model, load_tokenizer
+    from fastchat.train.sources import drop_cache
     from fastchat.train.trainer import (
         BeforeFirstStep,
         FinishCheckpoints,
@@ -67,11 +71,13 @@ def fit(arguments: Arguments) -> Path | None:
 
     bound_kernel_caches()
     training = arguments.training
+    _quiet_libraries(training)
     say = logger.info if training.process_index == 0 else logger.debug
     _refuse_what_does_not_fit(arguments)
     for note in (*arguments.notes, *lora.check(arguments.lora, training)):
         say(note)
     set_seed(training.seed)
+    _choose_loss(arguments)
 
     template = choose_template(arguments)
     tokenizer = load_tokenizer(arguments)
@@ -80,7 +86,9 @@ def fit(arguments: Arguments) -> Path | None:
 
     model = load_model(arguments)
     fit_vocabulary(model, tokenizer, n_new=n_new)
-    if arguments.lora.lora:
+    if training.ddp_find_unused_parameters is None and not _has_experts(model):
+        training.ddp_find_unused_parameters = False
+    if arguments.lora.lora and arguments.preset.method != "dpo":
         model = lora.adapt(model, arguments, batches=lambda: _batches(arguments, model, data))
     say(global_batch_note(arguments))
     finish = FolderFinisher(
@@ -88,7 +96,7 @@ def fit(arguments: Arguments) -> Path | None:
         tokenizer=tokenizer,
         template=template,
         has_new_tokens=n_new > 0,
-        chat_template=chat_template_of(arguments, template),
+        chat_template=chat_template_of(arguments, template) or getattr(data, "chat_template", None),
     )
     stop = StopOnSignal()
     trainer = make_trainer(
@@ -99,6 +107,9 @@ def fit(arguments: Arguments) -> Path | None:
         callbacks=[FinishCheckpoints(finish), stop],
     )
     say(launch_note(trainer))
+    show_plan(trainer, tokenizer, arguments)
+    if arguments.data.dry_run:
+        return finish.folder
     if arguments.fit.check_save:
         trainer.add_callback(BeforeFirstStep(lambda: check_saving(trainer, finish)))
     checkpoint = checkpoint_to_resume(training.resume_from_checkpoint, finish.folder)
@@ -112,8 +123,44 @@ def fit(arguments: Arguments) -> Path | None:
         return None
     trainer.save_state()
     save(trainer, finish)
+    drop_cache(arguments)
     say("trained model saved folder=%s", finish.folder)
     return finish.folder
+
+
+def show_plan(trainer: "Trainer", tokenizer: Any, arguments: Arguments) -> None:
+    """Says what the training will be, where that can be counted."""
+    from fastchat.train.preflight import announce
+    from fastchat.train.trainer import ExampleTrainer
+
+    if not isinstance(trainer, ExampleTrainer) or trainer.batches is None:
+        return
+    plan = trainer.training_account.plan
+    if plan is not None and arguments.training.process_index == 0:
+        stream = sys.stdout if arguments.data.dry_run else sys.stderr
+        announce(
+            plan,
+            trainer.batches,
+            tokenizer,
+            say=print if arguments.data.dry_run else logger.info,
+            colour=stream.isatty() and "NO_COLOR" not in os.environ,
+        )
+
+
+def _choose_loss(arguments: Arguments) -> None:
+    """Lets Yuan 2's three flags say what of a conversation is learned."""
+    ways = {
+        "last_reply": arguments.yuan.last_response_loss,
+        "each_reply": arguments.yuan.split_example_loss,
+        "all_replies": arguments.yuan.efficient_loss,
+    }
+    chosen = [way for way, is_asked in ways.items() if is_asked]
+    if len(chosen) > 1:
+        raise UsageError(
+            "of --last_response_loss, --split_example_loss and --efficient_loss one can be True."
+        )
+    for way in chosen:
+        arguments.data.loss_on = way  # pyright: ignore[reportAttributeAccessIssue]
 
 
 def choose_template(arguments: Arguments) -> "Template":
@@ -177,7 +224,18 @@ def make_trainer(
         return DistillTrainer(arguments, teacher=teacher, **given)
     from fastchat.train.trainer import ExampleTrainer
 
+    if arguments.preset.method == "seq2seq":
+        from fastchat.train.seq2seq import reply_loss
+
+        given["compute_loss_func"] = reply_loss
     return ExampleTrainer(arguments, **given)
+
+
+def _has_experts(model: "PreTrainedModel") -> bool:
+    """Whether a step may leave some of the weights out."""
+    names = ("num_experts", "num_local_experts", "n_routed_experts")
+    config = model.config.get_text_config()
+    return any(getattr(config, name, None) for name in names)
 
 
 def _batches(arguments: Arguments, model: "PreTrainedModel", data: Any) -> Any:
@@ -189,6 +247,16 @@ def _batches(arguments: Arguments, model: "PreTrainedModel", data: Any) -> Any:
         batch_size=arguments.training.per_device_train_batch_size,
         collate_fn=data.collate_for(model),
     )
+
+
+def _quiet_libraries(training: "TrainingArguments") -> None:
+    """Keeps out of the log what the caller can do nothing about."""
+    from transformers.utils import logging as theirs
+
+    if training.disable_tqdm:
+        theirs.disable_progress_bar()
+    # peft and TRL still ask for it by its old name.
+    warnings.filterwarnings("ignore", "`is_gradient_checkpointing` is deprecated", FutureWarning)
 
 
 def _refuse_what_does_not_fit(arguments: Arguments) -> None:

@@ -87,7 +87,11 @@ def store_key(paths: Sequence[str], labeller: Labeller, *, rules: Rules, templat
 
 
 def open_store(
-    folder: Path, records: Iterable[Record | Rejected], labeller: Labeller, *, rules: Rules,
+    folder: Path,
+    records: Iterable[Record | Rejected],
+    labeller: Labeller,
+    *,
+    rules: Rules,
     n_workers: int = 1,
 ) -> TokenStore:
     """The store in `folder`, tokenized first where it is not there.
@@ -113,7 +117,11 @@ def open_store(
 
 
 def _write(
-    folder: Path, records: Iterable[Record | Rejected], labeller: Labeller, *, rules: Rules,
+    folder: Path,
+    records: Iterable[Record | Rejected],
+    labeller: Labeller,
+    *,
+    rules: Rules,
     n_workers: int,
 ) -> None:
     account = Account()

@@ -6,6 +6,7 @@ must be how the whole text begins; what follows up to the end of turn is the rep
 for which that is not so is refused, since any mask would be a guess.
 """
 
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -34,7 +35,7 @@ class TokenizerTemplate:
     def __init__(self, tokenizer: Any, jinja: str, *, last_only: bool = False) -> None:
         self.jinja = jinja
         self.last_only = last_only
-        self.named: Mapping[str, str] = {
+        self.named: Mapping[str, Any] = {
             name: text
             for name, text in tokenizer.special_tokens_map.items()
             if isinstance(text, str)
@@ -47,7 +48,7 @@ class TokenizerTemplate:
         self.specials = sorted(specials, key=len, reverse=True)
         ids = tokenizer("a")["input_ids"]
         adds_bos = tokenizer.bos_token is not None and ids[:1] == [tokenizer.bos_token_id]
-        self.bos: str = tokenizer.bos_token if adds_bos else ""
+        self.bos: str = str(tokenizer.bos_token) if adds_bos else ""
         self._check()
 
     def render(self, messages: Sequence[Message]) -> list[Segment]:
@@ -85,26 +86,18 @@ class TokenizerTemplate:
         from transformers.utils.chat_template_utils import render_jinja_template
 
         conversation = [{"role": message.role, "content": message.text} for message in messages]
-        marks = not prompt and "generation %}" in self.jinja.replace("-%}", " %}")
+        marks = not prompt and re.search(r"\{%-?\s*generation\s*-?%\}", self.jinja) is not None
         try:
-            [text], [spans] = render_jinja_template(
+            [text], spans = render_jinja_template(
                 [conversation],
                 chat_template=self.jinja,
                 return_assistant_tokens_mask=marks,
                 add_generation_prompt=prompt,
                 **self.named,
-            ) if marks else (
-                render_jinja_template(
-                    [conversation],
-                    chat_template=self.jinja,
-                    add_generation_prompt=prompt,
-                    **self.named,
-                )[0],
-                [[]],
             )
         except (TemplateError, TypeError) as error:
             raise DataError(f"the chat template refuses the messages: {error}") from error
-        return text, [(int(start), int(end)) for start, end in spans]
+        return text, [(int(start), int(end)) for found in spans for start, end in found]
 
     def _spans(self, messages: Sequence[Message], text: str) -> list[tuple[int, int]]:
         """Where the replies stand in the text, found by rendering what comes before each."""

@@ -8,7 +8,7 @@ import threading
 from collections.abc import Callable
 from pathlib import Path
 from types import FrameType
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch.utils.data import Sampler
@@ -22,6 +22,9 @@ from transformers import (
 from transformers.trainer_pt_utils import LengthGroupedSampler
 
 from fastchat.train.arguments import Arguments
+from fastchat.train.measuring import MeasuredTrainer, TrainingAccount
+from fastchat.train.preflight import plan_training
+from fastchat.train.sources import Batches, TrainingData
 
 
 class ShardsAnywhere(Trainer):
@@ -33,22 +36,35 @@ class ShardsAnywhere(Trainer):
             shard_without_accelerator(self)
 
 
-class ExampleTrainer(ShardsAnywhere):
+class ExampleTrainer(MeasuredTrainer, ShardsAnywhere):
     """Knows the lengths of our examples without reading each.
 
     Args:
         data: TrainingData, or what is like it for pairs.
     """
 
+    takes_plain_batches: ClassVar[bool] = False
+    """Whether the loss needs padded conversations with logits at every position."""
+
     def __init__(self, arguments: Arguments, *, data: Any, **given: Any) -> None:
         self.arguments = arguments
-        self.data = data
+        model = given["model"]
+        train, held_out, plan = data.train, data.held_out, None
+        self.batches: Batches | None = None
+        if isinstance(data, TrainingData):
+            batches = data.batches_for(model, plain=self.takes_plain_batches)
+            train, held_out, collate = batches.train, batches.held_out, batches.collate
+            plan = plan_training(arguments, data, batches, model=model)
+            self.batches = batches
+        else:
+            collate = data.collate_for(model)
         arguments.training.remove_unused_columns = False
         super().__init__(
             args=arguments.training,
-            train_dataset=data.train,
-            eval_dataset=data.held_out,
-            data_collator=data.collate_for(given["model"]),
+            train_dataset=train,
+            eval_dataset=held_out,
+            data_collator=collate,
+            training_account=TrainingAccount(plan),
             **given,
         )
 
@@ -74,7 +90,7 @@ class ExampleTrainer(ShardsAnywhere):
             return super()._get_train_sampler(train_dataset)
         return LengthGroupedSampler(
             self.args.train_batch_size * self.args.gradient_accumulation_steps,
-            lengths=self.data.train.lengths(),
+            lengths=self.train_dataset.lengths(),  # pyright: ignore
         )
 
 

@@ -1,25 +1,24 @@
 """Ids and labels: the vectors, and the rule on texts that are made to break it."""
 
 import json
+import pickle
+import shutil
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 
-from fastchat.data.records import Record, Rejected, Turn, parse_record
-from fastchat.errors import DataError
+from fastchat.data.records import Record, Turn, parse_record
 from fastchat.families.registry import registry
 from fastchat.message import Message
 from fastchat.train.examples import (
     IGNORED,
-    Collator,
     Example,
-    Examples,
     Labeller,
-    check_enough_to_learn,
+    lessons_of,
     messages_of,
+    parts_of,
 )
 
 SPEAKERS = {"h": "human", "g": "gpt"}
@@ -46,9 +45,9 @@ def labeller(tokenizer: Any, *, max_length: int = 256, template: str = "vicuna_v
 
 
 def example_of(maker: Labeller, given: Record) -> Example:
-    messages = messages_of(given)
-    assert not isinstance(messages, str), messages
-    [example] = maker.label([messages])
+    lessons = lessons_of(given)
+    assert not isinstance(lessons, str), lessons
+    [example] = maker.label(lessons)
     return example
 
 
@@ -67,16 +66,15 @@ def vector_cases(folder: Path) -> Sequence[dict[str, Any]]:
     return json.loads((folder / "masking_vectors.json").read_text("utf-8"))["cases"]
 
 
-@pytest.mark.parametrize("lazy", [False, True])
-def test_the_published_vectors_are_exact(shared: Path, lazy: bool) -> None:
+def test_the_published_vectors_are_exact(shared: Path) -> None:
     folder = shared / "spec" / "vectors"
     cases = vector_cases(folder)
     assert len(cases) >= 6
     for case in cases:
         maker = labeller(tokenizer_of(folder / case["tokenizer"]))
         given = parse_record({"id": "x", "conversations": case["conversations"]}, where="x")
-        [example] = Examples([given], maker, lazy=lazy)
         assert isinstance(given, Record)
+        example = example_of(maker, given)
         messages = messages_of(given)
         assert not isinstance(messages, str)
         assert maker.text(messages) == case["expected"]["text"], case["name"]
@@ -153,7 +151,7 @@ def test_the_first_message_that_is_not_human_and_the_last_that_is_are_left_out()
     ],
 )
 def test_records_without_anything_to_learn_say_why(given: Record, reason: str) -> None:
-    assert messages_of(given) == reason
+    assert messages_of(given) == lessons_of(given) == reason
 
 
 def test_templates_that_write_the_first_mark_get_it_once(tiny_llama: Path) -> None:
@@ -163,57 +161,104 @@ def test_templates_that_write_the_first_mark_get_it_once(tiny_llama: Path) -> No
     assert ids[0] == tokenizer.bos_token_id != ids[1]
 
 
-@pytest.mark.parametrize("lazy", [False, True])
-def test_what_is_dropped_is_counted_by_reason(tiny_llama: Path, lazy: bool) -> None:
-    maker = labeller(tokenizer_of(tiny_llama), max_length=80)
-    given = [
-        record("a", "b"),
-        Rejected(where="x", reason="not an object"),
-        record("a", ""),
-        record("very long question " * 40, "b"),
-        record("c", "d " * 90),
+@pytest.mark.parametrize("template", ["vicuna_v1.1", "llama-2", "qwen-7b-chat", "zero_shot"])
+def test_every_template_learns_each_reply_with_its_end(tiny_llama: Path, template: str) -> None:
+    tokenizer = tokenizer_of(tiny_llama)
+    maker = labeller(tokenizer, template=template, max_length=1000)
+    example = example_of(maker, record("red", "blue", "green", "river", system="Be brief."))
+    learned = learned_text(tokenizer, example)
+    assert len(learned) == 2
+    assert [
+        text.partition(reply)[1] for text, reply in zip(learned, ("blue", "river"), strict=True)
+    ] == [
+        "blue",
+        "river",
     ]
-    examples = Examples(given, maker, lazy=lazy)
-    assert examples.dropped == {
-        "not an object": 1,
-        "empty reply": 1,
-        "no reply within the window": 1,
-    }
-    assert (len(examples), examples.n_read, examples.n_cut) == (2, 5, 1)
-    assert len(examples.lengths()) == 2
-    assert all((example.labels != IGNORED).any() for example in examples)
-    assert len(Examples(given, maker, lazy=lazy, drop_overlong=True)) == 1
+    assert not any("green" in text or "red" in text for text in learned)
 
 
-def test_lazy_and_eager_examples_are_equal_and_the_cache_is_bounded(tiny_llama: Path) -> None:
+def test_what_is_learned_can_be_chosen(tiny_llama: Path) -> None:
+    tokenizer = tokenizer_of(tiny_llama)
+    maker = labeller(tokenizer)
+    given = record("red", "blue", "green", "river")
+
+    def learned(loss_on: Any) -> list[list[str]]:
+        lessons = lessons_of(given, loss_on=loss_on)
+        assert not isinstance(lessons, str)
+        return [learned_text(tokenizer, example) for example in maker.label(lessons)]
+
+    assert learned("all_replies") == [["blue</s>", "river</s>"]]
+    assert learned("last_reply") == [["river</s>"]]
+    assert learned("each_reply") == [["blue</s>"], ["river</s>"]]
+    [[everything]] = learned("all_tokens")
+    assert everything.startswith("A chat") and everything.endswith("river</s>")
+
+
+def weighted(*turns: tuple[str, str, dict[str, object]]) -> Record:
+    return Record(
+        id="w", turns=tuple(Turn(speaker=s, text=text, extra=extra) for s, text, extra in turns)
+    )
+
+
+@pytest.mark.parametrize("mark", [{"weight": 0}, {"train": False}, {"weight": 0.0}])
+def test_a_message_can_be_left_out_of_the_loss(tiny_llama: Path, mark: dict[str, object]) -> None:
+    tokenizer = tokenizer_of(tiny_llama)
+    given = weighted(
+        ("human", "red", {}), ("gpt", "blue", mark), ("human", "green", {}), ("gpt", "river", {})
+    )
+    assert learned_text(tokenizer, example_of(labeller(tokenizer), given)) == ["river</s>"]
+    alone = weighted(("human", "red", {}), ("gpt", "blue", mark))
+    assert lessons_of(alone) == "no message to learn"
+
+
+def test_a_weight_that_is_neither_0_nor_1_is_refused() -> None:
+    given = weighted(("human", "red", {}), ("gpt", "blue", {"weight": 0.5}))
+    assert lessons_of(given) == "weight is neither 0 nor 1"
+
+
+def test_a_message_left_out_of_all_tokens_takes_only_its_own(tiny_llama: Path) -> None:
+    tokenizer = tokenizer_of(tiny_llama)
+    given = weighted(
+        ("human", "red", {"train": False}),
+        ("gpt", "blue", {}),
+        ("human", "green", {}),
+        ("gpt", "river", {}),
+    )
+    lessons = lessons_of(given, loss_on="all_tokens")
+    assert not isinstance(lessons, str)
+    [example] = labeller(tokenizer).label(lessons)
+    learned = " ".join(learned_text(tokenizer, example))
+    assert "red" not in learned and "green" in learned and "blue" in learned
+
+
+def test_a_long_conversation_becomes_parts_of_whole_rounds(tiny_llama: Path) -> None:
+    tokenizer = tokenizer_of(tiny_llama)
+    maker = labeller(tokenizer, max_length=160)
+    texts = [text for i in range(6) for text in (f"question {i} " * 4, f"answer {i} " * 4)]
+    [lesson] = lessons_of(record(*texts, system="Short."))
+    parts = parts_of(lesson, maker)
+    examples = maker.label(parts)
+    assert len(parts) > 1 and not any(example.n_cut for example in examples)
+    assert [m.text for part in parts for m in part.messages if m.role != "system"] == texts
+    assert all(part.messages[0].text == "Short." for part in parts)
+
+
+@pytest.mark.parametrize("missing", ["unk_token", "pad_token", "bos_token"])
+def test_tokenizers_may_lack_special_tokens(tmp_path: Path, tiny_llama: Path, missing: str) -> None:
+    shutil.copytree(tiny_llama, tmp_path / "m")
+    path = tmp_path / "m" / "tokenizer_config.json"
+    settings = json.loads(path.read_text("utf-8"))
+    settings.pop(missing, None)
+    path.write_text(json.dumps(settings), "utf-8")
+    tokenizer = tokenizer_of(tmp_path / "m")
+    example = example_of(labeller(tokenizer), record("red", "blue", "green", "river"))
+    assert learned_text(tokenizer, example) == ["blue</s>", "river</s>"]
+
+
+def test_a_labeller_sent_to_another_process_labels_the_same(tiny_llama: Path) -> None:
     maker = labeller(tokenizer_of(tiny_llama))
-    given = [record(f"question {i}", f"answer {i}") for i in range(6)]
-    eager, lazy = Examples(given, maker), Examples(given, maker, lazy=True)
-    lazy.n_cached = 2
-    for i in range(6):
-        assert np.array_equal(eager[i].input_ids, lazy[i].input_ids)
-        assert np.array_equal(eager[i].labels, lazy[i].labels)
-    assert len(lazy._cache) == 2
-
-
-def test_training_stops_when_too_much_of_the_data_teaches_nothing(tiny_llama: Path) -> None:
-    maker = labeller(tokenizer_of(tiny_llama))
-    half = Examples([record("a", "b"), record("a", "")], maker)
-    with pytest.raises(DataError, match=r"1 of 2 records in d\.json .*empty reply: 1"):
-        check_enough_to_learn(half, path="d.json", max_share=0.05)
-    check_enough_to_learn(half, path="d.json", max_share=0.5)
-    with pytest.raises(DataError, match="nothing to learn from: 1 records"):
-        check_enough_to_learn(Examples([record("a", "")], maker), path="d", max_share=1)
-
-
-@pytest.mark.parametrize("side", ["right", "left"])
-def test_a_batch_is_padded_to_its_longest_by_position(side: str) -> None:
-    def example(*ids: int) -> Example:
-        array = np.array(ids, dtype=np.int32)
-        return Example(input_ids=array, labels=array)
-
-    batch = Collator(pad_id=9, padding_side=side)([example(9, 8, 7), example(5)])
-    padded = {"right": [5, 9, 9], "left": [9, 9, 5]}[side]
-    assert batch["input_ids"].tolist() == [[9, 8, 7], padded]
-    assert batch["attention_mask"].tolist() == [[1, 1, 1], [int(i == 5) for i in padded]]
-    assert batch["labels"].tolist()[1] == [i if i == 5 else IGNORED for i in padded]
+    given = record("what is </s>?", "It is <s> the end")
+    sent = pickle.loads(pickle.dumps(maker))
+    first, second = example_of(maker, given), example_of(sent, given)
+    assert first.input_ids.tolist() == second.input_ids.tolist()
+    assert first.labels.tolist() == second.labels.tolist()
