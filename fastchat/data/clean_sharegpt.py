@@ -10,8 +10,9 @@ import dataclasses
 import sys
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from hashlib import blake2b
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 from fastchat.data.pipeline import (
     Dropped,
@@ -27,6 +28,9 @@ from fastchat.data.pipeline import (
 from fastchat.data.records import GPT, HUMAN, Record, Turn
 from fastchat.errors import UsageError
 from fastchat.settings import CommaList, NoSwitch, run_command
+
+if TYPE_CHECKING:
+    from fastchat.data.near_duplicates import NearDuplicates
 
 BLOCKED_WORDS = ("openai", "chatgpt")
 BLOCKED_ANSWERS = (
@@ -200,8 +204,15 @@ class DropDuplicates:
 
     def apply_all(self, records: Iterable[Record]) -> Iterator[Record | Dropped]:
         """The records that are there for the first time."""
+        near = self._near
         for record in records:
             reason = self._reason(record)
+            if reason is None and near is not None:
+                signature = near.signature([turn.text for turn in record.turns])
+                if near.has(signature):
+                    reason = NEAR_VALUE
+                else:
+                    near.add(signature)
             if reason is None:
                 self._remember(record)
                 yield record
@@ -212,6 +223,16 @@ class DropDuplicates:
         """Knows the records kept so far."""
         for record in kept:
             self._remember(record)
+            if self._near is not None:
+                self._near.add(self._near.signature([turn.text for turn in record.turns]))
+
+    @cached_property
+    def _near(self) -> "NearDuplicates | None":
+        if self.kind != "minhash":
+            return None
+        from fastchat.data.near_duplicates import NearDuplicates
+
+        return NearDuplicates()
 
     def _reason(self, record: Record) -> str | None:
         if self.kind != "none" and _digest(record.id) in self._ids:

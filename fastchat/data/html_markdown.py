@@ -70,6 +70,12 @@ _CONTAINERS = frozenset(
 _WRAPPED = {"strong": "**", "b": "**", "em": "*", "i": "*", "del": "~~", "s": "~~", "strike": "~~"}
 
 
+_MANY_TAGS = 5_000
+_MAX_DEPTH = 1_000
+# A parser's time grows with the square of their depth: half a minute for 150,000.
+_NESTING = re.compile(r"<(/?)(?:div|section|article|blockquote|[uo]l|table|main|dl|pre)\b", re.I)
+
+
 class RejectedMarkup(ValueError):
     """The HTML is broken in a way that leaves its text in doubt."""
 
@@ -97,6 +103,8 @@ def markdown_from_html(html: str) -> str:
     """
     if "<![" in html and _UNKNOWN_SECTION.search(html):
         raise RejectedMarkup("a marked section that is not known")
+    if html.count("<") > _MANY_TAGS and _depth(html) > _MAX_DEPTH:
+        raise RejectedMarkup("elements nest too deeply")
     body = LexborHTMLParser(html).body
     if body is None:
         return ""
@@ -106,6 +114,15 @@ def markdown_from_html(html: str) -> str:
         raise RejectedMarkup("elements nest too deeply") from None
     text = "\n\n".join(blocks)
     return _REGENERATED.sub("", text).strip()
+
+
+def _depth(html: str) -> int:
+    """How deeply block elements nest, without a parser."""
+    depth = deepest = 0
+    for found in _NESTING.finditer(html):
+        depth = max(0, depth - 1) if found[1] else depth + 1
+        deepest = max(deepest, depth)
+    return deepest
 
 
 def without_buttons(markdown: str) -> str:
