@@ -155,15 +155,19 @@ def pieces_of_template(template: Template) -> Pieces:
     return pieces
 
 
-def pieces_of_chat_template(name: str, source: str | None) -> Pieces:
-    """The pieces that a tokenizer's chat template writes, or the one in `source`."""
+def pieces_of_chat_template(
+    tokenizer_file: TokenizerFile, source: str | None, *, trust_remote_code: bool = False
+) -> Pieces:
+    """The pieces that a tokenizer's own chat template writes, or the one in `source`."""
     from jinja2 import TemplateError
     from transformers import AutoTokenizer
 
-    tokenizer = AutoTokenizer.from_pretrained(name)
+    tokenizer = AutoTokenizer.from_pretrained(
+        tokenizer_file.path, trust_remote_code=trust_remote_code
+    )
     if source is None and not tokenizer.chat_template:
         raise UsageError(
-            f"the tokenizer of {name} brings no chat template; "
+            f"the tokenizer of {tokenizer_file.name} brings no chat template; "
             "name one of ours with --conv-template."
         )
 

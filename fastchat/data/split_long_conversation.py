@@ -68,6 +68,7 @@ class SplitLongConversation:
     """`auto`, or the text of a Jinja template; it wins over `conv_template`."""
     overlong: Literal["drop", "truncate", "keep"] = "drop"
     overlap: int = 0
+    trust_remote_code: bool = False
     name: str = "split_long_conversation"
     _lengths: RenderedLength | None = field(default=None, init=False, compare=False, repr=False)
 
@@ -75,7 +76,9 @@ class SplitLongConversation:
         """Opens the tokenizer and the template."""
         if self.chat_template is not None:
             source = None if self.chat_template == "auto" else self.chat_template
-            pieces = pieces_of_chat_template(self.tokenizer.name, source)
+            pieces = pieces_of_chat_template(
+                self.tokenizer, source, trust_remote_code=self.trust_remote_code
+            )
         else:
             pieces = pieces_of_template(registry().template(self.conv_template))
         self._lengths = RenderedLength(self.tokenizer, pieces)
@@ -203,6 +206,7 @@ def split_step(settings: SplitLongConversationSettings) -> SplitLongConversation
         chat_template=chat_template,
         overlong=settings.overlong,
         overlap=settings.overlap,
+        trust_remote_code=settings.trust_remote_code,
     )
     _check_room(dataclasses.replace(step))
     return step

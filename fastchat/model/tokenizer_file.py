@@ -38,7 +38,9 @@ class TokenizerFile:
     """What a tokenizer does, as data that can be sent to another process."""
 
     name: str
-    """The folder or hub id, for messages."""
+    """What was asked for: a folder or a hub id, for messages."""
+    path: str
+    """Where the library of models finds it."""
     definition: str
     """The JSON text of `tokenizer.json`."""
     added: tuple[AddedMark, ...]
@@ -108,6 +110,7 @@ def _read_directly(folder: Path, name: str) -> TokenizerFile | None:
     template = folder / "chat_template.jinja"
     return TokenizerFile(
         name=name,
+        path=str(folder),
         definition=text,
         added=added,
         bos=roles[0],
@@ -169,6 +172,7 @@ def _read_by_library(path: str, name: str, arguments: dict[str, Any]) -> Tokeniz
     roles = [getattr(tokenizer, f"{role}_token") for role in ("bos", "eos", "pad", "unk")]
     return TokenizerFile(
         name=name,
+        path=path,
         definition=tokenizer.backend_tokenizer.to_str(),
         added=tuple(
             AddedMark(

@@ -25,6 +25,7 @@ def test_marks_are_spelled_and_pieces_of_plain_text_are_not() -> None:
 
     tokenizer = TokenizerFile(
         name="t",
+        path="t",
         definition="{}",
         added=(
             mark("</s>", True),
