@@ -24,6 +24,7 @@ SECTIONS: dict[str, list[str]] = {
     "serving-tiny": ["serving.py --model tiny --levels 32,128"],
     "engine": ["engine.py"],
     "gateway": ["gateway.py"],
+    "page": ["page.py"],
     "startup": ["startup.py"],
 }
 PEERED = {"serving", "serving-best", "serving-tiny"}
