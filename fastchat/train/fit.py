@@ -61,7 +61,8 @@ def fit(arguments: Arguments) -> Path | None:
     from fastchat.train.checkpoints import checkpoint_to_resume
     from fastchat.train.folder import FolderFinisher, check_saving, save
     from fastchat.train.loading import add_tokens, fit_vocabulary, load_model, load_tokenizer
-    from fastchat.train.sources import drop_cache
+    from fastchat.train.samples import add_samples
+    from fastchat.train.sources import TrainingData, drop_cache
     from fastchat.train.trainer import (
         BeforeFirstStep,
         FinishCheckpoints,
@@ -108,7 +109,10 @@ def fit(arguments: Arguments) -> Path | None:
     )
     say(launch_note(trainer))
     show_plan(trainer, tokenizer, arguments)
+    if isinstance(data, TrainingData):
+        add_samples(trainer, tokenizer, arguments.data)
     if arguments.data.dry_run:
+        drop_cache(arguments)
         return finish.folder
     if arguments.fit.check_save:
         trainer.add_callback(BeforeFirstStep(lambda: check_saving(trainer, finish)))
@@ -239,13 +243,17 @@ def _has_experts(model: "PreTrainedModel") -> bool:
 
 
 def _batches(arguments: Arguments, model: "PreTrainedModel", data: Any) -> Any:
-    """The data as the model will see it, in order."""
+    """The data as the model will see it, padded and in order; tensors alone."""
+    import torch
     from torch.utils.data import DataLoader
 
+    collate = data.collate_for(model)
     return DataLoader(
         data.train,
         batch_size=arguments.training.per_device_train_batch_size,
-        collate_fn=data.collate_for(model),
+        collate_fn=lambda examples: {
+            name: x for name, x in collate(examples).items() if isinstance(x, torch.Tensor)
+        },
     )
 
 

@@ -42,6 +42,8 @@ def check(lora: LoraArguments, training: "TrainingArguments") -> list[str]:
         raise UsageError(f"--lora_r {lora.lora_r} must be at least 1.")
     if lora.lora_weight_path and lora.lora_init != "default":
         raise UsageError("--lora_weight_path brings its own start; leave --lora_init out.")
+    if lora.lora_init == "loftq" and training.device.type == "cpu":
+        raise UsageError("--lora_init loftq is computed on a GPU; take default on the CPU.")
     if lora.lora_init == "loftq" and not lora.q_lora:
         raise UsageError("--lora_init loftq makes up for 4-bit weights: add --q_lora True.")
     if not lora.q_lora:
@@ -78,15 +80,18 @@ def adapt(
     if lora.lora_weight_path:
         adapted = PeftModel.from_pretrained(model, lora.lora_weight_path, is_trainable=True)
     else:
-        adapted: Any = get_peft_model(model, adapter_settings(model, arguments))
-        if lora.lora_init == "eva":
+        is_eva = lora.lora_init == "eva"
+        settings = adapter_settings(model, arguments)
+        adapted: Any = get_peft_model(model, settings, low_cpu_mem_usage=is_eva)
+        if is_eva:
             from peft import initialize_lora_eva_weights
 
             initialize_lora_eva_weights(adapted, batches(), show_progress_bar=False)
         elif lora.lora_init == "loftq":
             from peft import replace_lora_weights_loftq
 
-            replace_lora_weights_loftq(adapted)
+            path = arguments.model.model_name_or_path
+            replace_lora_weights_loftq(adapted, model_path=path if Path(path).is_dir() else None)
     if arguments.training.process_index == 0:
         trained, total = adapted.get_nb_trainable_parameters()
         logger.info("adapter trains=%d of=%d share=%.4f", trained, total, trained / total)
@@ -117,7 +122,7 @@ def adapter_settings(model: "PreTrainedModel", arguments: Arguments) -> Any:
     Raises:
         UsageError: no layer of the model has one of the names asked for.
     """
-    from peft import LoraConfig, TaskType
+    from peft import EvaConfig, LoraConfig, TaskType
 
     lora = arguments.lora
     is_seq2seq = arguments.preset.method == "seq2seq"
@@ -132,6 +137,8 @@ def adapter_settings(model: "PreTrainedModel", arguments: Arguments) -> Any:
         target_modules=targets,  # pyright: ignore[reportArgumentType]
         lora_dropout=lora.lora_dropout,
         bias=lora.lora_bias,
+        # Without redistribution every layer keeps the rank that was asked for.
+        eva_config=EvaConfig(rho=1.0) if lora.lora_init == "eva" else None,
         task_type=TaskType.SEQ_2_SEQ_LM if is_seq2seq else TaskType.CAUSAL_LM,
         init_lora_weights=True if lora.lora_init in ("default", "loftq") else lora.lora_init,
     )
