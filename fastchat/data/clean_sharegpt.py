@@ -69,10 +69,10 @@ class CleanSharegptSettings(PipelineSettings):
 def main(argv: Sequence[str] | None = None) -> int:
     """Cleans the input and prints the counts."""
     prog = "python3 -m fastchat.data.clean_sharegpt"
-    return run_command(CleanSharegptSettings, clean, argv, prog=prog)
+    return run_command(CleanSharegptSettings, clean_sharegpt, argv, prog=prog)
 
 
-def clean(settings: CleanSharegptSettings) -> None:
+def clean_sharegpt(settings: CleanSharegptSettings) -> None:
     """Runs the command."""
     report = run(settings, clean_steps(settings))
     announce(settings, summary(report))
