@@ -1,6 +1,7 @@
 """Shows records one message at a time, in a terminal or through a pipe."""
 
 import dataclasses
+import os
 import random
 import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -144,7 +145,7 @@ def _show_all(records: Iterable[Shown], *, wanted: str | None) -> None:
         sys.stdout.flush()
     except BrokenPipeError:
         # The reader of the pipe has gone; nothing may be flushed into it at exit.
-        sys.stdout = open("/dev/null", "w")  # noqa: SIM115
+        sys.stdout = open(os.devnull, "w")  # noqa: SIM115
         return
     if wanted is not None and not n_shown:
         raise _no_such(wanted)
