@@ -64,6 +64,11 @@ class Account:
         self.n_cut_tokens += example.n_cut
         self.n_cut_learned += example.n_cut_learned
 
+    def clear(self) -> None:
+        """Begins anew."""
+        for name, value in asdict(Account()).items():
+            setattr(self, name, value)
+
     def add(self, other: "Account") -> None:
         """Adds another account to this one."""
         for name, value in asdict(other).items():

@@ -21,6 +21,8 @@ from fastchat.errors import DataError
 from fastchat.train.account import Account, Rules, teach
 from fastchat.train.examples import Example, Labeller
 
+REJECTED = "rejected because"
+"""The only key of a line that stands for what was no record in its file."""
 N_CACHED = 4096
 N_CHECKED = 256
 """Records that are looked at before training begins."""
@@ -31,7 +33,6 @@ class RecordLines:
 
     def __init__(self, paths: Sequence[str]) -> None:
         self.paths = tuple(paths)
-        self._copies: list[IO[bytes]] = []
         self._maps = [self._map(path) for path in self.paths]
         starts = [_line_starts(data) for data in self._maps]
         self._file_of = np.repeat(np.arange(len(starts)), [len(s) - 1 for s in starts])
@@ -52,8 +53,8 @@ class RecordLines:
             value = orjson.loads(line)
         except orjson.JSONDecodeError:
             return Rejected(where=where, reason="not valid JSON")
-        if isinstance(value, dict) and set(value) == {"rejected because"}:
-            return Rejected(where=where, reason=str(value["rejected because"]))
+        if isinstance(value, dict) and set(value) == {REJECTED}:
+            return Rejected(where=where, reason=str(value[REJECTED]))
         return parse_record(value, where=where)
 
     def sizes(self) -> npt.NDArray[np.int64]:
@@ -63,23 +64,24 @@ class RecordLines:
     def _map(self, path: str) -> bytes | mmap.mmap:
         """The bytes of a file of lines, which may be a copy made here."""
         if not path.endswith(".jsonl"):
-            return _mapped(self._copied(path))
+            with tempfile.TemporaryFile(prefix="fastchat-records-") as copy:
+                _copy_lines(path, copy)
+                return _mapped(copy)  # the map outlives the file's name
         try:
             with open(path, "rb") as file:
                 return _mapped(file)
         except OSError as error:
             raise DataError(f"cannot read {path}: {error.strerror or error}.") from None
 
-    def _copied(self, path: str) -> IO[bytes]:
-        copy = tempfile.TemporaryFile(prefix="fastchat-records-")  # noqa: SIM115 kept open
-        self._copies.append(copy)
-        for found in read_values([path]):
-            value = found.value
-            if isinstance(value, Broken):
-                value = {"rejected because": value.reason}
-            copy.write(orjson.dumps(value, default=str, option=orjson.OPT_APPEND_NEWLINE))
-        copy.flush()
-        return copy
+
+def _copy_lines(path: str, copy: IO[bytes]) -> None:
+    """Writes every record of a file as a line."""
+    for found in read_values([path]):
+        value = found.value
+        if isinstance(value, Broken):
+            value = {REJECTED: value.reason}
+        copy.write(orjson.dumps(value, default=str, option=orjson.OPT_APPEND_NEWLINE))
+    copy.flush()
 
 
 def _mapped(file: IO[bytes]) -> bytes | mmap.mmap:

@@ -6,6 +6,7 @@ over tokens, whatever the batches were. Imports torch and transformers at once.
 
 import json
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -44,12 +45,15 @@ class Spent(NamedTuple):
 class TrainingAccount(TrainerCallback, ExportableState):
     """Keeps the plan beside what really happened: in `trainer_state.json` and in a report."""
 
-    def __init__(self, plan: Plan | None = None) -> None:
+    def __init__(
+        self, plan: Plan | None = None, data: Callable[[], dict[str, Any]] | None = None
+    ) -> None:
         self.plan = plan
+        self.data = data
+        """Gives the counts of the data, which of lazy data grow with the training."""
         self.spent = Spent()
         self.busy_s = 0.0
         """Seconds of training, evaluation and saving aside."""
-        self.began_at: float | None = None
 
     def state(self) -> dict[str, Any]:
         """What a checkpoint remembers."""
@@ -69,7 +73,7 @@ class TrainingAccount(TrainerCallback, ExportableState):
         if self.plan is None:
             return {"done": done}
         return {
-            "data": self.plan.account,
+            "data": self.data() if self.data else self.plan.account,
             "plan": self.plan.to_json(),
             "done": done | self.plan.actual_cost(n_tokens=self.spent.n_tokens, seconds=seconds),
         }

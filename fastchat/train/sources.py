@@ -59,19 +59,22 @@ class TrainingData:
     train: "ExampleSet | StreamedExamples"
     held_out: ExampleSet | dict[str, ExampleSet] | None
     labeller: Labeller
-    account: Account
-    """What became of the training data; of lazy data only what was looked at so far."""
+    accounts: Sequence[Account]
+    """What became of the training data, a source each; of lazy data what was looked at so far."""
+    is_counted: bool
+    """Whether the accounts cover all the data before training begins."""
     chat_template: str | None
     """The Jinja text that conversations are written with, where it is no template of ours."""
     collate: Collator
     arguments: Arguments
 
     @property
-    def is_counted(self) -> bool:
-        """Whether the account covers all the data before training begins."""
-        return isinstance(self.train, Mixture) and not any(
-            isinstance(part, LazyExamples) for part in self.train.parts
-        )
+    def account(self) -> Account:
+        """The accounts of all sources as one."""
+        total = Account()
+        for account in self.accounts:
+            total.add(account)
+        return total
 
     def collate_for(self, model: "PreTrainedModel") -> Collator:
         """What makes a plain batch: padded, with a label at every position."""
@@ -141,13 +144,13 @@ def open_data(arguments: Arguments, tokenizer: Any, *, template: "Template") -> 
     held_out: dict[str, ExampleSet] = {}
     train: ExampleSet | StreamedExamples
     if data.streaming:
-        train, account = reader.stream(groups, weights=weights)
+        train = reader.stream(groups, weights=weights)
+        accounts, is_counted = [train.account], False
     else:
         names = _names(groups)
         sets = [reader.read(group) for group in groups]
-        account = Account()
-        for examples in sets:
-            account.add(examples.account)
+        accounts = [examples.account for examples in sets]
+        is_counted = all(isinstance(examples, TokenStore) for examples in sets)
         parts: list[ExampleSet] = list(sets)
         if data.eval_split:
             split = [split_off(x, data.eval_split, seed=arguments.training.seed) for x in sets]
@@ -161,12 +164,12 @@ def open_data(arguments: Arguments, tokenizer: Any, *, template: "Template") -> 
     eval_groups = [expand([path]) for path in data.eval_data_path or ()]
     for name, group in zip(_names(eval_groups), eval_groups, strict=True):
         held_out[name if name not in held_out else f"{name}_eval"] = reader.read(group)
-    reader.say(account)
     return TrainingData(
         train=train,
         held_out=next(iter(held_out.values())) if len(held_out) == 1 else (held_out or None),
         labeller=labeller,
-        account=account,
+        accounts=accounts,
+        is_counted=is_counted,
         chat_template=chat_template,
         collate=Collator(pad_id=tokenizer.pad_token_id, padding_side=arguments.model.padding_side),
         arguments=arguments,
@@ -202,8 +205,8 @@ class Reader:
 
     def stream(
         self, groups: Sequence[Sequence[str]], *, weights: Sequence[float] | None
-    ) -> "tuple[StreamedExamples, Account]":
-        """The examples of the files as a stream, and the account of their beginning."""
+    ) -> "StreamedExamples":
+        """The examples of the files as a stream, once its beginning was looked at."""
         from fastchat.train.streaming import CHUNK, Stream, StreamedExamples
 
         if any(STANDARD_INPUT in group for group in groups):
@@ -229,18 +232,11 @@ class Reader:
         accelerator: Any = self.arguments.training.accelerator_config
         accelerator.dispatch_batches = False
         examples = StreamedExamples(stream, self.labeller, rules=self.rules)
-        first = Account()
-        beginning = examples.examples(first)
+        beginning = examples.examples(examples.account)
         for _ in zip(range(CHUNK), beginning, strict=False):
             pass
-        self._check(first, list(chain.from_iterable(groups)))
-        return examples, first
-
-    def say(self, account: Account) -> None:
-        """Logs what became of the training data."""
-        if self.arguments.training.process_index == 0:
-            for line in account.lines():
-                logger.info(line)
+        self._check(examples.account, list(chain.from_iterable(groups)))
+        return examples
 
     def _is_one_to_one(self) -> bool:
         """Whether every record is one example, so that an index of records is one of examples."""

@@ -62,6 +62,9 @@ class StreamedExamples(IterableDataset[Example | Row]):
 
     def _rows(self) -> Iterator[Example | Row]:
         rng = np.random.default_rng([self.stream.seed, self.epoch])
+        if not self.epoch:
+            # Beginning again, as a resumed training does, must count nothing twice.
+            self.account.clear()
         examples = self.examples(Account() if self.epoch else self.account)
         while buffer := list(islice(examples, self.stream.n_buffered)):
             if self.window is None:

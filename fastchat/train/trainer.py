@@ -64,7 +64,9 @@ class ExampleTrainer(MeasuredTrainer, ShardsAnywhere):
             train_dataset=train,
             eval_dataset=held_out,
             data_collator=collate,
-            training_account=TrainingAccount(plan),
+            training_account=TrainingAccount(
+                plan, (lambda: data.account.to_json()) if plan is not None else None
+            ),
             **given,
         )
 
