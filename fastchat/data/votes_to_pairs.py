@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import orjson
+import tyro
 
 from fastchat import logs
 from fastchat.errors import DataError
@@ -73,9 +74,9 @@ class Report:
 class VotesToPairsSettings:
     """Turns the votes of battles into preference pairs for train_dpo."""
 
-    in_file: Annotated[tuple[str, ...], alias("--in")]
+    in_file: Annotated[tuple[str, ...], alias("--in")] = tyro.MISSING
     """Logs of the arena, `YYYY-MM-DD-conv.json`, one JSON object a line."""
-    out_file: Annotated[str, alias("--out")]
+    out_file: Annotated[str, alias("--out")] = tyro.MISSING
     """JSON Lines to write: id, prompt, chosen, rejected."""
     rounds: Literal["one", "first"] = "one"
     """Of battles with several rounds: none (`one`), or the first round (`first`)."""

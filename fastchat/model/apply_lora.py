@@ -11,6 +11,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
+import tyro
+
 from fastchat import logs
 from fastchat.errors import DataError, ModelError, UsageError
 from fastchat.settings import alias, run_command
@@ -22,11 +24,11 @@ logger = logging.getLogger(__name__)
 class ApplyLoraSettings:
     """Merges a LoRA adapter into its base model and saves the whole."""
 
-    base_model_path: Annotated[str, alias("--base")]
+    base_model_path: Annotated[str, alias("--base")] = tyro.MISSING
     """Folder or hub id of the model that the adapter was trained on."""
-    target_model_path: Annotated[str, alias("--target")]
+    target_model_path: Annotated[str, alias("--target")] = tyro.MISSING
     """Folder to write."""
-    lora_path: Annotated[str, alias("--lora")]
+    lora_path: Annotated[str, alias("--lora")] = tyro.MISSING
     """Folder or hub id of the adapter."""
     dtype: Literal["float16", "bfloat16", "float32"] = "float16"
     """Precision of the merged weights."""

@@ -191,13 +191,6 @@ class FitArguments:
     )
 
 
-def one_file(paths: Sequence[str]) -> str:
-    """The only one of the paths, for commands that read a single file."""
-    if len(paths) != 1:
-        raise UsageError(f"this command reads one file, not {len(paths)}: {' '.join(paths)}.")
-    return paths[0]
-
-
 OWN_DEFAULTS: dict[str, Any] = {"optim": "adamw_torch"}
 """Defaults of TrainingArguments that the published commands set otherwise."""
 

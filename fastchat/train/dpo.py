@@ -21,7 +21,7 @@ from fastchat.data.votes_to_pairs import (
 from fastchat.errors import DataError, UsageError
 from fastchat.message import Message
 from fastchat.template import Template
-from fastchat.train.arguments import Arguments, one_file
+from fastchat.train.arguments import Arguments
 from fastchat.train.examples import IGNORED, Labeller
 from fastchat.train.lora import adapter_settings, prepared_for_adapter
 from fastchat.train.method_arguments import LoraArguments
@@ -90,8 +90,8 @@ def open_data(arguments: Arguments, tokenizer: Any, *, template: Template) -> Pr
     window = arguments.fit.model_max_length
     quiet = arguments.training.process_index != 0
     return PreferenceData(
-        train=_tokenized(one_file(data.data_path), labeller, window=window, quiet=quiet),
-        held_out=_tokenized(one_file(data.eval_data_path), labeller, window=window, quiet=quiet)
+        train=_tokenized(data.data_path, labeller, window=window, quiet=quiet),
+        held_out=_tokenized(data.eval_data_path, labeller, window=window, quiet=quiet)
         if data.eval_data_path
         else None,
     )

@@ -86,7 +86,7 @@ def fit(arguments: Arguments) -> Path | None:
     data = open_data(arguments, tokenizer, template=template)
 
     model = load_model(arguments)
-    fit_vocabulary(model, tokenizer, n_new=n_new)
+    fit_vocabulary(model, tokenizer, n_new=n_new, keeps_rows=arguments.lora.lora)
     if training.ddp_find_unused_parameters is None and not _has_experts(model):
         training.ddp_find_unused_parameters = False
     if arguments.lora.lora and arguments.preset.method != "dpo":
@@ -263,7 +263,8 @@ def _quiet_libraries(training: "TrainingArguments") -> None:
 
     if training.disable_tqdm:
         theirs.disable_progress_bar()
-    # peft and TRL still ask for it by its old name.
+    # An adapter brings embeddings that have grown; peft and TRL use an old name.
+    warnings.filterwarnings("ignore", "Setting `save_embedding_layers` to `True`", UserWarning)
     warnings.filterwarnings("ignore", "`is_gradient_checkpointing` is deprecated", FutureWarning)
 
 

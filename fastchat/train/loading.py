@@ -132,15 +132,20 @@ def add_tokens(tokenizer: Any, arguments: Arguments) -> int:
     return len(tokenizer) - n_before
 
 
-def fit_vocabulary(model: "PreTrainedModel", tokenizer: Any, *, n_new: int = 0) -> None:
+def fit_vocabulary(
+    model: "PreTrainedModel", tokenizer: Any, *, n_new: int = 0, keeps_rows: bool = False
+) -> None:
     """Gives every token of the tokenizer a row of its own in the embeddings.
 
     A new token starts as the mean of the old ones, at the input and at the output.
+
+    keeps_rows: leaves rows that the checkpoint has to spare as they are, for an adapter, which
+    does not carry the embeddings along unless they have grown.
     """
     import torch
 
     embeddings: Any = model.get_input_embeddings()
-    n_old = min(len(tokenizer) - n_new, embeddings.num_embeddings)
+    n_old = min(len(tokenizer) - (0 if keeps_rows else n_new), embeddings.num_embeddings)
     if len(tokenizer) == n_old:
         return
     if len(tokenizer) > embeddings.num_embeddings:

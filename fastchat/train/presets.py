@@ -64,5 +64,5 @@ TRAIN_DPO = Preset(
     method="dpo",
     groups=(LoraArguments,),
     # TRL would compute in bfloat16 and recompute activations unasked.
-    defaults={"bf16": False, "gradient_checkpointing": False},
+    defaults={"bf16": False, "gradient_checkpointing": None},
 )

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 from fastchat.data.records import Rejected, read_records
 from fastchat.errors import DataError, UsageError
 from fastchat.message import Message
-from fastchat.train.arguments import Arguments, one_file
+from fastchat.train.arguments import Arguments
 from fastchat.train.examples import IGNORED, messages_of
 
 if TYPE_CHECKING:
@@ -125,8 +125,8 @@ def open_data(arguments: Arguments, tokenizer: Any, *, template: "Template") -> 
         raise UsageError("--data_path is missing: the conversations to learn from.")
     build = partial(_read_or_make, arguments, tokenizer, template)
     with arguments.training.main_process_first(desc="making pairs"):
-        train = build(one_file(data.data_path), kept=arguments.seq2seq.preprocessed_path)
-        held_out = build(one_file(data.eval_data_path)) if data.eval_data_path else None
+        train = build(data.data_path, kept=arguments.seq2seq.preprocessed_path)
+        held_out = build(data.eval_data_path) if data.eval_data_path else None
     random.Random(arguments.training.seed).shuffle(train)
     return PairData(
         train=Pairs(train),
