@@ -164,6 +164,7 @@ class Stats:
             f"avg. turns: {figures['avg_turns']:.2f}",
             f"avg. prompt length: {figures['avg_prompt_length']:.2f}",
             f"avg. response length: {figures['avg_response_length']:.2f}",
+            "",
             "- Histogram -",
         ]
         lines += [

@@ -24,18 +24,19 @@ class Lengths:
 
     head: int
     rounds: Sequence[int]
-    slack: int
-    """How far an estimate may be from the truth."""
+    slack: Callable[[int], int]
+    """How far the estimate for so many rounds may be from the truth."""
     true_length: Callable[[int, int], int]
     """The length of rounds `start` up to `stop`, with what stands before them."""
 
     def fits(self, start: int, stop: int, *, limit: int) -> bool:
         """Whether rounds `start` up to `stop` are no longer than `limit` together."""
         estimate = self.head + sum(self.rounds[start:stop])
-        if estimate <= limit - self.slack:
+        slack = self.slack(stop - start)
+        if estimate <= limit - slack:
             return True
         # One round is declared too long by its true length only: that decides over its text.
-        if estimate > limit + self.slack and stop - start > 1:
+        if estimate > limit + slack and stop - start > 1:
             return False
         return self.true_length(start, stop) <= limit
 

@@ -130,8 +130,11 @@ class RenderedLength:
 
 
 def slack(n_rounds: int) -> int:
-    """How far the sum of estimates may be from the true length."""
-    return 8 + 4 * n_rounds
+    """How far the sum of the estimates of so many rounds may be from their true length.
+
+    Where rounds meet, a token may reach over, or two that would be one stand alone.
+    """
+    return 4 + n_rounds
 
 
 def pieces_of_template(template: Template) -> Pieces:

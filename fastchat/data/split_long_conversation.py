@@ -130,7 +130,7 @@ class SplitLongConversation:
         lengths = Lengths(
             head=head,
             rounds=estimates,
-            slack=slack(len(rounds)),
+            slack=slack,
             true_length=lambda start, stop: measure.length(system, messages[start:stop]),
         )
         found: list[tuple[Part, tuple[Turn, ...]]] = []

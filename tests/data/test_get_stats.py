@@ -11,7 +11,7 @@ import pytest
 from fastchat.data.get_stats import BIN_EDGES, Stats, main
 from fastchat.model.tokenizer_file import read_tokenizer
 
-PUBLISHED = 6 + len(BIN_EDGES) - 1
+PUBLISHED = 7 + len(BIN_EDGES) - 1
 """Lines of the published output."""
 
 
@@ -39,6 +39,7 @@ def published_lines(records: list[dict[str, Any]], tokenizer: str) -> list[str]:
         f"avg. turns: {np.mean(turns):.2f}",
         f"avg. prompt length: {np.mean(prompts):.2f}",
         f"avg. response length: {np.mean(responses):.2f}",
+        "",
         "- Histogram -",
         *(f"L{a} - {b}: {n}" for a, b, n in zip(BIN_EDGES, BIN_EDGES[1:], histogram, strict=False)),
     ]

@@ -11,7 +11,7 @@ def lengths(rounds: list[int], *, head: int = 0, slack: int = 0, error: int = 0)
     return Lengths(
         head=head,
         rounds=rounds,
-        slack=slack,
+        slack=lambda n_rounds: slack,
         true_length=lambda a, b: head + sum(rounds[a:b]) + error,
     )
 
