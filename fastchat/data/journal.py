@@ -1,12 +1,14 @@
 """What a run leaves beside its unfinished output, so that a later one can go on.
 
-After each chunk of the input the output is flushed, and `NAME.part.state` is replaced: how many
-chunks are done, where the outputs then ended, and the counts so far. A run that goes on cuts the
-outputs at those places and skips those chunks; the rest comes out as it would have.
+Twice a second, after a chunk of the input, the output is flushed and `NAME.part.state` is
+replaced: how many chunks are done, where the outputs then ended, and the counts so far. A run
+that goes on cuts the outputs at those places and skips those chunks; the rest comes out as it
+would have.
 """
 
 import json
 import os
+import time
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -14,6 +16,9 @@ from typing import Any
 
 from fastchat.data.output import Mark, part_path
 from fastchat.errors import UsageError
+
+SAVE_EVERY_S = 0.5
+"""Time between two saves; a killed run does again what it did since the last."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -34,16 +39,22 @@ class Journal:
     ) -> None:
         part = part_path(out_file)
         self.path = part.with_name(part.name + ".state")
+        self._saved = time.monotonic()
         self._run = {
             "settings": json.loads(json.dumps(settings, default=str)),
             "inputs": [_identity(path) for path in inputs],
         }
+
+    def is_due(self) -> bool:
+        """Whether enough has been done since the last time to keep it."""
+        return time.monotonic() - self._saved >= SAVE_EVERY_S
 
     def save(self, progress: Progress) -> None:
         """Replaces what was kept."""
         fresh = self.path.with_name(self.path.name + ".new")
         fresh.write_text(json.dumps({**self._run, **asdict(progress)}), "utf-8")
         os.replace(fresh, self.path)
+        self._saved = time.monotonic()
 
     def load(self) -> Progress | None:
         """How far the earlier run came; None when there was none.

@@ -10,7 +10,7 @@ import gzip
 import json
 import os
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -23,6 +23,8 @@ from fastchat.data.optional import pyarrow, zstandard
 from fastchat.errors import DataError, UsageError
 
 FileFormat = Literal["json", "jsonl", "parquet"]
+Layout = Literal["json", "jsonl"]
+"""How values stand one after another: as elements of an array, or each in its line."""
 
 _COMPRESSIONS = {".gz": "gzip", ".zst": "zstandard"}
 _FORMATS: dict[str, FileFormat] = {
@@ -50,8 +52,14 @@ class Writer(Protocol):
     part: Path | None
     """Where the unfinished file stands; None when all is written at once."""
 
+    layout: Layout
+
     def write(self, value: Mapping[str, Any]) -> None:
         """Adds one value."""
+        ...
+
+    def write_laid_out(self, data: bytes, n_values: int) -> None:
+        """Adds values that `lay_out` has encoded elsewhere in this writer's layout."""
         ...
 
     def mark(self) -> Mark | None:
@@ -119,6 +127,14 @@ def encode(value: Any, *, indent: bool) -> bytes:
         value, ensure_ascii=False, indent=2 if indent else None, separators=separators
     )
     return text.encode()
+
+
+def lay_out(values: Iterable[Any], layout: Layout) -> bytes:
+    """The values as they stand in a file, without what opens and closes an array."""
+    if layout == "jsonl":
+        return b"".join([encode(value, indent=False) + b"\n" for value in values])
+    # A line break stands only between tokens: within texts it is escaped.
+    return b",\n  ".join([encode(x, indent=True).replace(b"\n", b"\n  ") for x in values])
 
 
 class _Direct:
@@ -223,20 +239,21 @@ class _TextWriter:
         self.target = target
         self.part = target.part
         self.n_values = n_values
-        self._is_array = format == "json"
+        self.layout: Layout = "json" if format == "json" else "jsonl"
         self._held: list[bytes] = []
         self._n_held = 0
         self._keeps_part = False
 
     def write(self, value: Mapping[str, Any]) -> None:
-        data = encode(value, indent=self._is_array)
-        if self._is_array:
-            # A line break stands only between tokens: within texts it is escaped.
-            data = (b",\n  " if self.n_values else b"[\n  ") + data.replace(b"\n", b"\n  ")
-        else:
-            data += b"\n"
-        self.n_values += 1
+        self.write_laid_out(lay_out([value], self.layout), 1)
+
+    def write_laid_out(self, data: bytes, n_values: int) -> None:
+        if not n_values:
+            return
+        if self.layout == "json":
+            self._held.append(b",\n  " if self.n_values else b"[\n  ")
         self._held.append(data)
+        self.n_values += n_values
         self._n_held += len(data)
         if self._n_held > _HELD_BYTES:
             self._release()
@@ -258,7 +275,7 @@ class _TextWriter:
         keep = kind is None
         try:
             if keep:
-                if self._is_array:
+                if self.layout == "json":
                     self._held.append(b"\n]" if self.n_values else b"[]")
                 self._release()
         except BaseException:

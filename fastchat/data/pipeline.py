@@ -20,7 +20,7 @@ from fastchat.data import files
 from fastchat.data.chunks import Chunk
 from fastchat.data.journal import Journal, Progress
 from fastchat.data.output import FileFormat, Writer, open_writer
-from fastchat.data.pool import Loss, Parse, Window, Work, as_outcome, work_through
+from fastchat.data.pool import Loss, Parse, Window, Work, Worked, as_outcome, work_through
 from fastchat.data.records import Record, parse_record
 from fastchat.data.report import Report, first_text
 from fastchat.data.steps import Dropped, Outcome, RecordStep, Resumable, StreamStep
@@ -125,11 +125,16 @@ def run(
 
         outputs = [x for x in (writer, rejects) if x is not None]
 
-        def after_chunk(n_done: int) -> None:
+        def after_chunk(done: Worked, n_done: int) -> None:
+            writer.write_laid_out(done.laid_out, done.n_laid_out)
+            report.kept += done.n_laid_out
+            # Marked even where it is not saved: marks decide where compressed frames end.
             marks = [mark for output in outputs if (mark := output.mark())]
-            if journal is not None and len(marks) == len(outputs):
+            if journal is not None and len(marks) == len(outputs) and journal.is_due():
                 journal.save(Progress(chunks=n_done, marks=tuple(marks), report=report.state()))
 
+        if not plan.stream_steps:
+            plan.work = dataclasses.replace(plan.work, layout=writer.layout)
         with _guarded(outputs, journal):
             records = _flow(plan, report, rejects, skip=progress, after_chunk=after_chunk)
             for record in records:
@@ -217,7 +222,7 @@ def _flow(
     rejects: Writer | None,
     *,
     skip: Progress | None = None,
-    after_chunk: Callable[[int], None] | None = None,
+    after_chunk: Callable[[Worked, int], None] | None = None,
 ) -> Iterator[Record]:
     """The records that all steps leave."""
 
@@ -244,7 +249,7 @@ def _flow(
                         yield item
                 n_done += 1
                 if after_chunk:
-                    after_chunk(n_done)
+                    after_chunk(done, n_done)
                 advance(done.position)
 
     records = from_workers()

@@ -15,6 +15,7 @@ from itertools import chain, islice
 from typing import Any, Protocol
 
 from fastchat.data.chunks import Broken, Chunk, Value
+from fastchat.data.output import Layout, lay_out
 from fastchat.data.records import Record, Rejected, parse_record
 from fastchat.data.report import first_text
 from fastchat.data.steps import Dropped, Outcome, RecordStep
@@ -62,6 +63,8 @@ class Work:
     """Makes a record of a value; a function of a module, since it is sent to the workers."""
     keep_values: bool = False
     """Whether losses carry the value, for the file of rejects."""
+    layout: Layout | None = None
+    """Hand over the records encoded so, where nothing but a file comes after the steps."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -87,6 +90,9 @@ class Worked:
     """In the order of the input."""
     changed: Counter[str]
     position: int
+    laid_out: bytes = b""
+    """The records, where the work has a layout; `items` then holds the losses alone."""
+    n_laid_out: int = 0
 
 
 def work_through(
@@ -151,6 +157,10 @@ class Worker:
             if self.work.window.holds(index):
                 done.n_read += 1
                 self._take(found, done)
+        if self.work.layout:
+            records = [x.to_json() for x in done.items if isinstance(x, Record)]
+            done.laid_out, done.n_laid_out = lay_out(records, self.work.layout), len(records)
+            done.items = [x for x in done.items if isinstance(x, Loss)]
         return done
 
     def _take(self, found: Value, done: Worked) -> None:

@@ -233,6 +233,7 @@ def save_and_die(self, progress):
         os.kill(os.getpid(), 9)
 
 journal.Journal.save = save_and_die
+journal.SAVE_EVERY_S = 0.0
 main(sys.argv[2:])
 """
 
