@@ -1,0 +1,40 @@
+#!/bin/sh
+# Vicuna-13B on 8 GPUs of 80 GB; MODEL, DATA, OUTPUT and GPUS are read from the environment, and
+# flags that follow the name go before these: DATA=my.json scripts/train_vicuna_13b.sh --max_steps 2
+set -eu
+cd "$(dirname "$0")/.."
+
+MODEL="${MODEL:-meta-llama/Llama-2-13b-hf}"
+DATA="${DATA:-data/dummy_conversation.json}"
+OUTPUT="${OUTPUT:-output_vicuna_13b}"
+
+torchrun --nproc_per_node="${GPUS:-8}" --master_port="${MASTER_PORT:-20001}" \
+  fastchat/train/train_mem.py \
+  --model_name_or_path "$MODEL" \
+  --data_path "$DATA" \
+  --bf16 True \
+  --output_dir "$OUTPUT" \
+  --num_train_epochs 3 \
+  --per_device_train_batch_size 4 \
+  --per_device_eval_batch_size 4 \
+  --gradient_accumulation_steps 4 \
+  --global_batch_size 128 \
+  --packing False \
+  --eval_strategy steps \
+  --eval_steps 1500 \
+  --eval_split 0.02 \
+  --save_strategy steps \
+  --save_steps 1500 \
+  --save_total_limit 8 \
+  --learning_rate 2e-5 \
+  --weight_decay 0. \
+  --warmup_ratio 0.04 \
+  --lr_scheduler_type cosine \
+  --logging_steps 1 \
+  --fsdp "full_shard auto_wrap offload" \
+  --fsdp_transformer_layer_cls_to_wrap LlamaDecoderLayer \
+  --tf32 True \
+  --model_max_length 2048 \
+  --gradient_checkpointing True \
+  --lazy_preprocess True \
+  "$@"
