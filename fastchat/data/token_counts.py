@@ -26,6 +26,9 @@ REACHES_OVER_BREAK = re.compile(rf"[^\0\s{BLANKS}{BREAKS}čĉ][{BREAKS}čĉ]")
 # A word takes the blanks before it along, and what follows it up to the next safe place.
 AT_BLANKS = re.compile(r"\s*\S+(?:[^\S ]\s*\S+)*(?:\s+\Z)?")
 AT_BLANKS_AND_BREAKS = re.compile(r"\s*\S+(?:[^\S \n]\s*\S+)*(?:\s+\Z)?")
+# The same for a text whose only blanks are those and breaks, and which ends with neither.
+_PLAIN = re.compile(r"\s*\S+")
+_OTHER_BLANKS = "\t\r\v\f\x1c\x1d\x1e\x1f"
 
 N_CHECKED = 32
 """Texts that are counted both ways at the beginning."""
@@ -62,7 +65,7 @@ class TokenCounter:
         """The number of tokens of each text where it stands right behind `after`."""
         if self._words is None:
             return self._whole(texts, after)
-        result = [self._by_words(text, after) for text in texts]
+        result = self._by_words(texts, after)
         if self._n_unchecked > 0:
             self._n_unchecked -= len(texts)
             whole = self._whole(texts, after)
@@ -79,27 +82,44 @@ class TokenCounter:
         n_before, *lengths = [len(encoding) for encoding in encodings]
         return [length - n_before for length in lengths]
 
-    def _by_words(self, text: str, after: str) -> int:
-        """The number of tokens of a text as the sum over its words."""
-        assert self._words is not None
-        words: list[str] = self._words.findall(text)
-        if not words or any(mark in text for mark in self._awkward):
-            return self._whole([text], after)[0]
-        place = (after, words.pop(0))
-        if (n_first := self._first.get(place)) is None:
-            [n_first] = self._whole([place[1]], after)
-            if len(place[1]) <= LONGEST_KNOWN and len(self._first) < N_KNOWN:
-                self._first[place] = n_first
+    def _by_words(self, texts: Sequence[str], after: str) -> list[int]:
+        """The numbers as sums over words."""
+        found = [self._split(text) for text in texts]
+        # Only the first word of a text depends on what stands before it.
+        firsts = [words.pop(0) if words else None for words in found]
         later = self._later
-        unknown = list(set(words).difference(later))
+        unknown = list(set[str]().union(*found).difference(later))
         if unknown:
             later.update(zip(unknown, self._whole(unknown, ANCHOR), strict=True))
-        n_tokens = n_first + sum(map(later.__getitem__, words))
+        result = [
+            self._whole([text], after)[0]
+            if first is None
+            else self._first_count(first, after) + sum(map(later.__getitem__, words))
+            for text, first, words in zip(texts, firsts, found, strict=True)
+        ]
         for word in unknown:
             if len(word) > LONGEST_KNOWN:
                 del later[word]
         if len(later) > N_KNOWN:
             later.clear()
+        return result
+
+    def _split(self, text: str) -> list[str]:
+        """The words of a text; none where it has to be tokenized whole."""
+        assert self._words is not None
+        if self._awkward and any(mark in text for mark in self._awkward):
+            return []
+        if self._words is AT_BLANKS_AND_BREAKS and _is_plain(text):
+            return _PLAIN.findall(text)
+        return self._words.findall(text)
+
+    def _first_count(self, word: str, after: str) -> int:
+        """The number of tokens of a text's first word."""
+        place = (after, word)
+        if (n_tokens := self._first.get(place)) is None:
+            [n_tokens] = self._whole([word], after)
+            if len(word) <= LONGEST_KNOWN and len(self._first) < N_KNOWN:
+                self._first[place] = n_tokens
         return n_tokens
 
 
@@ -112,3 +132,11 @@ def word_pattern(tokenizer: "Tokenizer") -> re.Pattern[str] | None:
     if REACHES_OVER_BLANK.search(vocabulary):
         return None
     return AT_BLANKS if REACHES_OVER_BREAK.search(vocabulary) else AT_BLANKS_AND_BREAKS
+
+
+def _is_plain(text: str) -> bool:
+    """Whether the quicker search finds the same words."""
+    if not text.isascii() or text[-1:].isspace():
+        return False
+    # A loop that stops at the first find; each look is a search for one byte.
+    return not any(blank in text for blank in _OTHER_BLANKS)

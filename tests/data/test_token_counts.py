@@ -1,5 +1,7 @@
 """Counting by words gives what tokenizing the whole text gives."""
 
+from collections.abc import Sequence
+
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -37,15 +39,15 @@ def tokenizer() -> Tokenizer:
 def test_a_text_has_as_many_tokens_by_words(tokenizer: Tokenizer, text: str) -> None:
     counter = TokenCounter(tokenizer)
     assert counter.counts([text]) == [whole(tokenizer, text)]
-    assert counter._by_words(text, "") == whole(tokenizer, text)
-    assert counter._by_words(text, "</s>") == whole(tokenizer, "</s>" + text) - 1
+    assert counter._by_words([text], "") == [whole(tokenizer, text)]
+    assert counter._by_words([text], "</s>") == [whole(tokenizer, "</s>" + text) - 1]
 
 
 @settings(max_examples=200, deadline=None)
 @given(text=st.text(alphabet=st.sampled_from("ab .,;\n\t\r12 é界'(){}\u00a0"), max_size=60))
 def test_any_text_has_as_many_tokens_by_words(text: str) -> None:
     tokenizer = read_tokenizer("vicuna-tiny").open()
-    assert TokenCounter(tokenizer)._by_words(text, "") == whole(tokenizer, text)
+    assert TokenCounter(tokenizer)._by_words([text], "") == [whole(tokenizer, text)]
 
 
 def test_a_vocabulary_that_reaches_over_blanks_is_tokenized_whole() -> None:
@@ -58,8 +60,8 @@ def test_a_vocabulary_that_reaches_over_blanks_is_tokenized_whole() -> None:
 
 def test_a_tokenizer_that_turns_out_otherwise_is_tokenized_whole(tokenizer: Tokenizer) -> None:
     class Surprising(TokenCounter):
-        def _by_words(self, text: str, after: str) -> int:
-            return super()._by_words(text, after) + 1
+        def _by_words(self, texts: Sequence[str], after: str) -> list[int]:
+            return [n + 1 for n in super()._by_words(texts, after)]
 
     counter = Surprising(tokenizer)
     assert counter.counts(["some words"]) == [whole(tokenizer, "some words")]
@@ -73,7 +75,7 @@ def test_marks_that_swallow_blanks_are_respected(tokenizer: Tokenizer) -> None:
     tokenizer.add_tokens([AddedToken("<mark>", rstrip=True, normalized=False)])
     mark = AddedMark(id=0, text="<mark>", special=False, rstrip=True)
     text = "before <mark>   after it"
-    assert TokenCounter(tokenizer, [mark])._by_words(text, "") == whole(tokenizer, text)
+    assert TokenCounter(tokenizer, [mark])._by_words([text], "") == [whole(tokenizer, text)]
 
 
 def test_words_are_forgotten_when_they_are_too_many(
