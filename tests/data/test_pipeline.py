@@ -6,79 +6,18 @@ import signal
 import subprocess
 import sys
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import pytest
+from data_steps import Fail, Once, Sort
 
 from fastchat.data.pipeline import Dropped, Outcome, PipelineSettings, Report, flow, run
 from fastchat.data.records import Record
 from fastchat.errors import DataError, ModelError, UsageError
 
 Talk = Callable[..., dict[str, Any]]
-
-
-class Sort:
-    """Drops ids that end in 3, doubles those in 5, counts those in 7."""
-
-    name = "sort"
-
-    def __init__(self) -> None:
-        self.is_prepared = False
-
-    def prepare(self) -> None:
-        assert not self.is_prepared
-        self.is_prepared = True
-
-    def apply(self, record: Record) -> Sequence[Record] | Dropped | Outcome:
-        assert self.is_prepared
-        match record.id[-1]:
-            case "3":
-                return Dropped(reason="ends in 3", record=record)
-            case "5":
-                return (record, record)
-            case "7":
-                return Outcome(records=(record,), changed={"sevens": 2})
-            case "9":
-                return Outcome(dropped="ends in 9", changed={"nines": 1})
-        return (record,)
-
-
-class Once:
-    """Drops texts that were there before."""
-
-    name = "once"
-
-    def __init__(self) -> None:
-        self.seen: set[str] = set()
-
-    def apply_all(self, records: Iterable[Record]) -> Iterator[Record | Dropped]:
-        for record in records:
-            if record.turns[1].text in self.seen:
-                yield Dropped(reason="again", record=record)
-            else:
-                self.seen.add(record.turns[1].text)
-                yield record
-
-    def resume(self, kept: Iterable[Record]) -> None:
-        self.seen = {record.turns[1].text for record in kept}
-
-
-class Fail:
-    """Cannot be prepared, or kills its process."""
-
-    name = "fail"
-
-    def __init__(self, *, dies: bool) -> None:
-        self.dies = dies
-
-    def prepare(self) -> None:
-        if not self.dies:
-            raise UsageError("no such tokenizer.")
-
-    def apply(self, record: Record) -> Sequence[Record]:
-        os._exit(1)
 
 
 def write(path: Path, talk: Talk, *, n: int = 3000) -> list[dict[str, Any]]:
@@ -238,8 +177,16 @@ main(sys.argv[2:])
 """
 
 
-@pytest.mark.parametrize("name", ["out.json", "out.jsonl.gz", "out.json.zst", "out.parquet"])
-@pytest.mark.parametrize("after", [1, 4])
+@pytest.mark.parametrize(
+    ("name", "after"),
+    [
+        ("out.json", 1),
+        ("out.json", 4),
+        ("out.jsonl.gz", 3),
+        ("out.json.zst", 2),
+        ("out.parquet", 5),
+    ],
+)
 def test_a_killed_run_goes_on_to_the_same_bytes(
     tmp_path: Path, generate: Callable[..., Any], name: str, after: int
 ) -> None:
@@ -268,8 +215,11 @@ def test_a_killed_run_goes_on_to_the_same_bytes(
     assert not list(tmp_path.glob("*.part*"))
 
 
-def test_an_unfinished_run_with_other_settings_is_not_taken_up(tmp_path: Path, talk: Talk) -> None:
+def test_an_unfinished_run_with_other_settings_is_not_taken_up(
+    tmp_path: Path, talk: Talk, monkeypatch: pytest.MonkeyPatch
+) -> None:
     write(tmp_path / "in.json", talk)
+    monkeypatch.setattr("fastchat.data.journal.SAVE_EVERY_S", 0.0)
 
     class Stop(Sort):
         def apply(self, record: Record) -> Sequence[Record] | Dropped | Outcome:
