@@ -15,6 +15,7 @@ UNKNOWN = "unknown"
 N_LETTERS = 640
 """Read of a conversation: enough for a language, and of several messages something."""
 N_LETTERS_OF_MESSAGE = 240
+CJK = frozenset(("ja", "ko", "zh"))
 CJK_WEIGHT = 4
 """Letters of an alphabet that one character of these scripts stands for."""
 
@@ -29,6 +30,10 @@ _WITHOUT_LANGUAGE = re.compile(
 _HANGUL = re.compile("[\uac00-\ud7a3\u1100-\u11ff\u3131-\u318e]+")
 _KANA = re.compile("[\u3041-\u309f\u30a1-\u30ff\uff66-\uff9d]+")
 _HAN = re.compile("[\u3400-\u4dbf\u4e00-\u9fff\U00020000-\U0002a6df]+")
+_ANY_CJK = re.compile(
+    "[\u1100-\u11ff\u3041-\u30ff\u3131-\u318e\u3400-\u4dbf\u4e00-\u9fff\uac00-\ud7a3"
+    "\uff66-\uff9d\U00020000-\U0002a6df]"
+)
 _LETTERS = re.compile(r"[^\W\d_]+")
 _CONTROLS = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\ufffe\uffff]+")
 
@@ -54,6 +59,11 @@ def detect_language(texts: Iterable[str]) -> str:
     code = str(guesses[0][1])
     code = _RENAMED.get(code, code)
     return UNKNOWN if code == "un" or code.startswith("xx") else code
+
+
+def may_be_cjk(texts: Iterable[str]) -> bool:
+    """Whether detection could answer Korean, Japanese or Chinese; much quicker than to ask it."""
+    return any(not text.isascii() and _ANY_CJK.search(text) for text in texts)
 
 
 def sample(texts: Iterable[str]) -> str:

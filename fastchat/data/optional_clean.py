@@ -5,7 +5,7 @@ import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from fastchat.data.languages import check_codes, detect_language
+from fastchat.data.languages import CJK, check_codes, detect_language, may_be_cjk
 from fastchat.data.pipeline import PipelineSettings, announce, run
 from fastchat.data.records import Record
 from fastchat.data.steps import Outcome
@@ -57,7 +57,7 @@ class OptionalClean:
         """The record, or why not."""
         texts = [turn.text for turn in record.turns]
         changed: dict[str, int] = {}
-        if self.keep or self.skip or self.count_languages:
+        if self._asks(texts):
             language = detect_language(texts)
             changed[f"language {language}"] = 1
             if language in self.skip or (self.keep and language not in self.keep):
@@ -73,6 +73,13 @@ class OptionalClean:
         ):
             return Outcome(dropped="repeated phrase", changed=changed)
         return Outcome(records=(record,), changed=changed)
+
+    def _asks(self, texts: Sequence[str]) -> bool:
+        """Whether the language of these texts matters."""
+        if self.count_languages or self.keep:
+            return True
+        # Scripts alone tell that a text is not in one of these.
+        return bool(self.skip) and (not self.skip <= CJK or may_be_cjk(texts))
 
 
 def repeats_phrase(text: str, *, limit: int) -> bool:

@@ -96,6 +96,18 @@ def test_what_is_left(
     assert run(tmp_path, languages, *flags) == left
 
 
+@pytest.mark.parametrize("code", ["ko", "zh", "ja"])
+def test_without_a_report_the_same_is_dropped(
+    tmp_path: Path, generate: Callable[..., Any], code: str
+) -> None:
+    made = generate("--n", "600", "--seed", "0", "--format", "markdown")
+    records = json.loads(made.path.read_text("utf-8"))
+    report = str(tmp_path / "report.json")
+    with_report = run(tmp_path, records, "--skip-lang", code, "--report", report)
+    assert len(with_report) < len(records)
+    assert run(tmp_path, records, "--skip-lang", code) == with_report
+
+
 def test_the_summary_the_report_and_the_note_about_zeros(
     tmp_path: Path, languages: list[dict[str, Any]], capsys: pytest.CaptureFixture[str]
 ) -> None:
