@@ -7,8 +7,9 @@ from typing import Annotated, Any, Literal, assert_never
 
 import tyro
 
+from fastchat.data.light import LightSettings
 from fastchat.data.naming import beside
-from fastchat.data.pipeline import PipelineSettings, announce, run
+from fastchat.data.pipeline import announce, run
 from fastchat.data.pool import Parse
 from fastchat.data.records import GPT, HUMAN, Record, Rejected, Turn, parse_record
 from fastchat.data.steps import Outcome, RecordStep, StreamStep
@@ -22,7 +23,7 @@ _TREE_SPEAKERS = {"prompter": HUMAN, "assistant": GPT}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class ConvertAlpacaSettings(PipelineSettings):
+class ConvertAlpacaSettings(LightSettings):
     """Writes instructions and their answers as conversations."""
 
     form: Annotated[Form, tyro.conf.arg(name="from")] = "alpaca"

@@ -6,8 +6,9 @@ from typing import Annotated
 
 import tyro
 
+from fastchat.data.light import LightSettings
 from fastchat.data.naming import beside
-from fastchat.data.pipeline import PipelineSettings, announce, run
+from fastchat.data.pipeline import announce, run
 from fastchat.data.records import Record
 from fastchat.data.steps import Dropped
 from fastchat.settings import run_command
@@ -16,7 +17,7 @@ GPT4 = ("gpt4", "gpt-4")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class ExtractGpt4OnlySettings(PipelineSettings):
+class ExtractGpt4OnlySettings(LightSettings):
     """Keeps the conversations whose field `model` is gpt4, or that have none."""
 
     model: Annotated[tuple[str, ...], tyro.conf.UseAppendAction] = ()

@@ -4,8 +4,9 @@ import dataclasses
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from fastchat.data.light import LightSettings
 from fastchat.data.naming import beside
-from fastchat.data.pipeline import PipelineSettings, announce, run
+from fastchat.data.pipeline import announce, run
 from fastchat.data.records import Record
 from fastchat.data.steps import Dropped, Outcome
 from fastchat.errors import UsageError
@@ -13,7 +14,7 @@ from fastchat.settings import run_command
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class ExtractSingleRoundSettings(PipelineSettings):
+class ExtractSingleRoundSettings(LightSettings):
     """Keeps the first rounds of every conversation, one unless told otherwise."""
 
     rounds: int = 1

@@ -4,8 +4,9 @@ import dataclasses
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
+from fastchat.data.light import LightSettings
 from fastchat.data.numbered_lists import is_misnumbered, renumbered
-from fastchat.data.pipeline import PipelineSettings, announce, run
+from fastchat.data.pipeline import announce, run
 from fastchat.data.records import Record
 from fastchat.data.steps import Dropped, Outcome
 from fastchat.errors import UsageError
@@ -13,7 +14,7 @@ from fastchat.settings import run_command
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class FilterWrongFormatSettings(PipelineSettings):
+class FilterWrongFormatSettings(LightSettings):
     """Drops conversations with a numbered list that counts 1, 1."""
 
     fix: bool = False

@@ -7,7 +7,8 @@ import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
-from fastchat.data.pipeline import PipelineSettings, Report, flow
+from fastchat.data.light import LightSettings
+from fastchat.data.pipeline import Report, flow
 from fastchat.data.records import Record
 from fastchat.data.spool import Spool
 from fastchat.errors import DataError, UsageError
@@ -18,7 +19,7 @@ HELP = "Enter: go on, n: next record, p: previous, /TEXT: search, q: quit"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class InspectDataSettings(PipelineSettings):
+class InspectDataSettings(LightSettings):
     """Shows records one message at a time. At a pause: Enter goes on, n and p go to the next and
     the previous record, /TEXT searches, q quits."""
 
@@ -127,7 +128,7 @@ def _records(settings: InspectDataSettings) -> Iterator[Shown]:
     """The records with their places. Values that are none are counted at the end."""
     report = Report()
     begin = settings.begin or 0
-    settings = dataclasses.replace(settings, quiet=True, workers=1)
+    settings = dataclasses.replace(settings, quiet=True)
     for number, record in enumerate(flow(settings, [], report, need_id=False), start=max(begin, 0)):
         yield Shown(number=number, record=record)
     for reason, n in report.dropped.items():

@@ -9,7 +9,8 @@ from pathlib import Path
 import orjson
 
 from fastchat.data.files import expand, open_writer
-from fastchat.data.pipeline import PipelineSettings, Report, announce, flow, run, write_report
+from fastchat.data.light import LightSettings
+from fastchat.data.pipeline import Report, announce, flow, run, write_report
 from fastchat.data.records import Record
 from fastchat.data.split_train_test import split_order
 from fastchat.data.spool import Spool
@@ -21,7 +22,7 @@ DEFAULT_OUT_FILE = "merged.json"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class MergeSettings(PipelineSettings):
+class MergeSettings(LightSettings):
     """Puts several data files together in their order."""
 
     dedup: bool = False

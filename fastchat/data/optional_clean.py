@@ -1,5 +1,6 @@
 """Keeps or drops conversations by their language, and drops those that repeat themselves."""
 
+import dataclasses
 import re
 import sys
 from collections.abc import Sequence
@@ -49,6 +50,16 @@ class OptionalClean:
     count_languages: bool = False
     """Whether languages are counted even where none is kept or dropped for it."""
     name: str = "optional_clean"
+
+    @property
+    def is_light(self) -> bool:
+        """Whether the work on a record is less than sending the record to another process."""
+        return (
+            not self.count_languages
+            and not self.keep
+            and self.skip <= CJK
+            and self.max_repeats is None
+        )
 
     def prepare(self) -> None:
         """Needs nothing beforehand."""
@@ -129,7 +140,10 @@ def default_out_file(settings: OptionalCleanSettings) -> str:
 def optional_clean(settings: OptionalCleanSettings) -> None:
     """Runs the step over the files and prints the counts."""
     out_file = default_out_file(settings)
-    report = run(settings, [optional_clean_step(settings)], out_file=out_file)
+    step = optional_clean_step(settings)
+    if settings.workers is None and step.is_light:
+        settings = dataclasses.replace(settings, workers=1)
+    report = run(settings, [step], out_file=out_file)
     if n_zeros := report.changed[ZEROS]:
         print(
             f"note: --reduce-rep dropped {n_zeros} conversations for a run of zeros, "

@@ -7,8 +7,8 @@ from dataclasses import dataclass, field
 from typing import Annotated, Literal
 
 from fastchat.data.files import open_writer
+from fastchat.data.light import LightSettings
 from fastchat.data.pipeline import (
-    PipelineSettings,
     Report,
     announce,
     flow,
@@ -29,7 +29,7 @@ BEGIN, END = 0, 100
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class SampleSettings(PipelineSettings):
+class SampleSettings(LightSettings):
     """Takes a sample of the conversations that are not too long."""
 
     begin: int | None = BEGIN

@@ -8,8 +8,9 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from fastchat.data.files import STANDARD, open_writer
+from fastchat.data.light import LightSettings
 from fastchat.data.naming import named, only_input
-from fastchat.data.pipeline import PipelineSettings, Report, flow, write_report
+from fastchat.data.pipeline import Report, flow, write_report
 from fastchat.data.spool import Spool
 from fastchat.errors import UsageError
 from fastchat.settings import run_command
@@ -23,7 +24,7 @@ PART_NUMBER = re.compile(r"_[0-9]+\Z")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class SplitTrainTestSettings(PipelineSettings):
+class SplitTrainTestSettings(LightSettings):
     """Shuffles records and splits them into a training and a test file."""
 
     ratio: float = 0.9
