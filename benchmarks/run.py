@@ -3,6 +3,7 @@
     python benchmarks/run.py                     # all
     python benchmarks/run.py --only gateway      # one
     python benchmarks/run.py --peer-python /path/to/venv/bin/python   # a vLLM beside ours
+    python benchmarks/run.py --only data --upstream-python /path/to/venv/bin/python
 
 Each section of the document is replaced by its benchmark's own output, with the command, the
 machine and the date; sections that did not run keep what they say.
@@ -26,17 +27,22 @@ SECTIONS: dict[str, list[str]] = {
     "gateway": ["gateway.py"],
     "page": ["page.py"],
     "startup": ["startup.py"],
+    "data": ["data.py"],
 }
 PEERED = {"serving", "serving-best", "serving-tiny"}
+UPSTREAMED = {"data"}
+"""Sections that can run the package `fschat` 0.2.36 beside ours."""
 
 
-def run_section(name: str, commands: list[str], peer: str | None) -> str:
+def run_section(name: str, commands: list[str], peer: str | None, *, upstream: str | None) -> str:
     """The section's text: each command with what it printed."""
     parts: list[str] = []
     for command in commands:
         words = shlex.split(command)
         if peer and name in PEERED:
             words += ["--peer-python", peer]
+        if upstream and name in UPSTREAMED:
+            words += ["--upstream-python", upstream]
         done = subprocess.run(
             [sys.executable, str(ROOT / "benchmarks" / words[0]), *words[1:]],
             stdout=subprocess.PIPE,
@@ -45,9 +51,8 @@ def run_section(name: str, commands: list[str], peer: str | None) -> str:
         )
         if done.returncode:
             raise SystemExit(f"benchmarks/{command} ended with status {done.returncode}")
-        shown = f"python benchmarks/{command}" + (
-            " --peer-python …" if len(words) > len(shlex.split(command)) else ""
-        )
+        added = words[len(shlex.split(command)) :: 2]
+        shown = " ".join([f"python benchmarks/{command}", *(f"{flag} …" for flag in added)])
         parts.append(f"`{shown}`\n\n{done.stdout.strip()}\n")
     today = datetime.datetime.now(datetime.UTC).date()
     return f"{today}, {machine()}\n\n" + "\n".join(parts)
@@ -69,9 +74,10 @@ def main() -> int:
     )
     parser.add_argument("--only", choices=sorted(SECTIONS), action="append")
     parser.add_argument("--peer-python", default=None)
+    parser.add_argument("--upstream-python", default=None)
     args = parser.parse_args()
     for name in args.only or SECTIONS:
-        text = run_section(name, SECTIONS[name], args.peer_python)
+        text = run_section(name, SECTIONS[name], args.peer_python, upstream=args.upstream_python)
         DOCUMENT.write_text(replaced(DOCUMENT.read_text("utf-8"), name, text), "utf-8")
         print(f"{name}: written", flush=True)
     return 0
