@@ -82,7 +82,7 @@ class TreePaths:
 def parse_alpaca(value: object, *, where: str, need_id: bool) -> Record | Rejected:
     """The record of an instruction."""
     if isinstance(value, dict) and not {"instruction", "output"} <= value.keys():
-        return Rejected(where=where, reason="no instruction and output")
+        return _unfit(value, "no instruction and output", where=where)
     return parse_record(value, where=where, need_id=need_id)
 
 
@@ -91,7 +91,7 @@ def parse_dolly(value: object, *, where: str, need_id: bool) -> Record | Rejecte
     if not isinstance(value, dict):
         return Rejected(where=where, reason="not an object")
     if not {"instruction", "response"} <= value.keys():
-        return Rejected(where=where, reason="no instruction and response")
+        return _unfit(value, "no instruction and response", where=where)
     fields = {name: x for name, x in value.items() if name not in ("context", "response")}
     fields |= {"input": value.get("context"), "output": value["response"]}
     return parse_record(fields, where=where, need_id=need_id)
@@ -103,7 +103,7 @@ def parse_tree(value: object, *, where: str, need_id: bool) -> Record | Rejected
         return Rejected(where=where, reason="not an object")
     tree = value.get("prompt")
     if not isinstance(tree, dict) or not isinstance(tree.get("text"), str):
-        return Rejected(where=where, reason="no message tree")
+        return _unfit(value, "no message tree", where=where)
     id = value.get("message_tree_id") or tree.get("message_id") or where
     extra = {"lang": tree["lang"]} if isinstance(tree.get("lang"), str) else {}
     return Record(id=str(id), turns=(), extra={_TREE: tree, **extra})
@@ -112,8 +112,13 @@ def parse_tree(value: object, *, where: str, need_id: bool) -> Record | Rejected
 def parse_openai(value: object, *, where: str, need_id: bool) -> Record | Rejected:
     """The record of a list of messages."""
     if isinstance(value, dict) and "messages" not in value:
-        return Rejected(where=where, reason="no messages")
+        return _unfit(value, "no messages", where=where)
     return parse_record(value, where=where, need_id=need_id)
+
+
+def _unfit(value: Mapping[str, Any], reason: str, *, where: str) -> Rejected:
+    id = value.get("id")
+    return Rejected(where=where, reason=reason, id=None if id is None else str(id)[:200])
 
 
 def steps_of(settings: ConvertAlpacaSettings) -> tuple[Parse, list[RecordStep | StreamStep]]:
