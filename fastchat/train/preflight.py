@@ -162,7 +162,7 @@ def plan_training(
         n_steps = int(-(-training.num_train_epochs * a_epoch // 1))
     sizes = _sizes(data, batches, first)
     learned_share = data.account.n_learned / max(data.account.n_tokens, 1)
-    tokens_a_row = float(np.mean(sizes)) if len(sizes) else 0.0
+    n_epochs = None if training.max_steps > 0 else float(training.num_train_epochs)
     longest = int(max(sizes)) * training.per_device_train_batch_size
     trained = sum(p.numel() for p in model.parameters() if p.requires_grad)
     warnings: list[str] = []
@@ -185,7 +185,9 @@ def plan_training(
         n_processes=training.world_size,
         batch=batch,
         n_steps=n_steps,
-        n_tokens=int(tokens_a_row * batch * n_steps) if len(sizes) else None,
+        n_tokens=_total_tokens(
+            sizes, is_counted=data.is_counted, n_rows=batch * n_steps, n_epochs=n_epochs
+        ),
         padding_share=_padding(sizes, batches, training.per_device_train_batch_size),
         n_parameters=sum(p.numel() for p in model.parameters()),
         n_trained=trained,
@@ -305,6 +307,17 @@ def first_items(batches: Batches, n: int) -> list[Any]:
         if len(items) == n:
             break
     return items
+
+
+def _total_tokens(
+    sizes: Any, *, is_counted: bool, n_rows: int, n_epochs: float | None
+) -> int | None:
+    """Tokens of so many epochs, or else of so many rows of the usual length."""
+    if not len(sizes):
+        return None
+    if is_counted and n_epochs is not None:
+        return round(float(np.sum(sizes)) * n_epochs)
+    return round(float(np.mean(sizes)) * n_rows)
 
 
 def _examples(item: Any) -> Sequence[Example]:

@@ -10,6 +10,8 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Annotated, Any, Literal
 
+import tyro
+
 from fastchat.errors import ModelError
 from fastchat.settings import alias, run_command
 
@@ -20,9 +22,9 @@ PROG = "python3 -m fastchat.train.preview"
 class PreviewSettings:
     """Shows the records of a data file as training would see them, what is learned in colour."""
 
-    data_path: tuple[str, ...]
+    data_path: tuple[str, ...] = tyro.MISSING
     """Conversations: files, patterns, or - for standard input."""
-    model_name_or_path: Annotated[str, alias("--model-name")]
+    model_name_or_path: Annotated[str, alias("--model-name")] = tyro.MISSING
     """Folder or hub id of the tokenizer."""
     model_max_length: int = 512
     """Longest conversation in tokens; the rest is cut."""
