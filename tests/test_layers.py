@@ -23,7 +23,7 @@ MAY_IMPORT: dict[str, set[str]] = {name: set(KERNEL[:i]) for i, name in enumerat
     "model": set(KERNEL),
     "engine": {*KERNEL, "model"},
     "store": set(KERNEL),
-    "data": set(KERNEL),
+    "data": {*KERNEL, "model"},
     "train": {*KERNEL, "model", "data"},
     "eval": {*KERNEL, "model", "engine"},
     "llm_judge": {*KERNEL, "model", "engine"},

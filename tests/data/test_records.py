@@ -1,7 +1,9 @@
 """Training records from JSON and JSON Lines."""
 
 import json
+import pickle
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -87,3 +89,129 @@ def test_the_dummy_data_has_the_published_shape(root: Path) -> None:
             speakers = [turn["from"] for turn in record["conversations"]]
             assert speakers == ["human", "gpt"] * (len(speakers) // 2)
             assert len(speakers) in (2, 4, 6)
+
+
+TALK = (Turn(speaker="human", text="Hi"), Turn(speaker="gpt", text="Hello."))
+PAIR = {
+    "chosen": (Turn(speaker="gpt", text="Hello."),),
+    "rejected": (Turn(speaker="gpt", text="What?"),),
+}
+
+
+def spoken(role: str, text: str) -> dict[str, str]:
+    return {"role": role, "content": text}
+
+
+@pytest.mark.parametrize(
+    ("value", "record"),
+    [
+        (
+            {"messages": [spoken("user", "Hi"), spoken("assistant", "Hello.")], "lang": "en"},
+            Record(id="f:1", turns=TALK, extra={"lang": "en"}),
+        ),
+        (
+            {
+                "id": "a",
+                "messages": [
+                    spoken("developer", "Be brief."),
+                    {"role": "user", "content": [{"type": "text", "text": "Hi"}]},
+                    spoken("assistant", "Hello."),
+                ],
+            },
+            Record(id="a", system="Be brief.", turns=TALK),
+        ),
+        ({"prompt": "Hi", "completion": "Hello."}, Record(id="f:1", turns=TALK)),
+        (
+            {"prompt": [spoken("user", "Hi")], "completion": [spoken("assistant", "Hello.")]},
+            Record(id="f:1", turns=TALK),
+        ),
+        (
+            {"prompt": "Hi", "chosen": "Hello.", "rejected": "What?", "score": 2},
+            Record(id="f:1", turns=TALK[:1], extra={"score": 2}, **PAIR),
+        ),
+        (
+            {
+                "chosen": [spoken("user", "Hi"), spoken("assistant", "Hello.")],
+                "rejected": [spoken("user", "Hi"), spoken("assistant", "What?")],
+            },
+            Record(id="f:1", turns=TALK[:1], **PAIR),
+        ),
+        (
+            {
+                "prompt": "Hi",
+                "chosen": [spoken("user", "Hi"), spoken("assistant", "Hello.")],
+                "rejected": [spoken("user", "Hi"), spoken("assistant", "What?")],
+            },
+            Record(id="f:1", turns=TALK[:1], **PAIR),
+        ),
+        (
+            {
+                "id": "a",
+                "conversations": GOOD["conversations"][:1],
+                "chosen": {"from": "gpt", "value": "Hello."},
+                "rejected": {"from": "gpt", "value": "What?"},
+            },
+            Record(id="a", turns=TALK[:1], **PAIR),
+        ),
+        (
+            {"instruction": "Add.", "input": "1, 2", "output": "3"},
+            Record(
+                id="f:1",
+                turns=(
+                    Turn(speaker="human", text="Add.\nInput:\n1, 2"),
+                    Turn(speaker="gpt", text="3"),
+                ),
+            ),
+        ),
+        (
+            {"instruction": "Hi", "input": " ", "output": "Hello."},
+            Record(id="f:1", turns=TALK),
+        ),
+    ],
+)
+def test_every_form_becomes_a_record_and_is_written_in_ours(
+    value: dict[str, Any], record: Record
+) -> None:
+    found = parse_record(value, where="f:1", need_id=True)
+    assert found == record
+    written = record.to_json()
+    assert parse_record(written, where="elsewhere", need_id=True) == record
+    assert pickle.loads(pickle.dumps(record)) == record
+
+
+def test_what_a_message_holds_besides_its_text_travels() -> None:
+    call = {"id": "c", "function": {"name": "f", "arguments": "{}"}}
+    picture = [{"type": "text", "text": "See"}, {"type": "image_url", "image_url": {"url": "x"}}]
+    record = parse_record(
+        {
+            "messages": [
+                {"role": "user", "content": picture},
+                {"role": "assistant", "content": None, "tool_calls": [call]},
+                {"role": "tool", "content": "3", "tool_call_id": "c"},
+            ]
+        },
+        where="f:1",
+    )
+    assert isinstance(record, Record)
+    assert [turn.speaker for turn in record.turns] == ["human", "gpt", "tool"]
+    assert record.to_json()["conversations"] == [
+        {"from": "human", "value": "See", "content": picture},
+        {"from": "gpt", "value": "", "tool_calls": [call]},
+        {"from": "tool", "value": "3", "tool_call_id": "c"},
+    ]
+
+
+@pytest.mark.parametrize(
+    ("value", "reason"),
+    [
+        ({"conversations": []}, "no id"),
+        ({"messages": 5}, "messages are neither text nor a list"),
+        ({"messages": [spoken("user", "x") | {"content": 5}]}, "message text is not a string"),
+        ({"messages": [{"role": "assistant"}]}, "message without text"),
+        ({"messages": [{"role": 1, "content": "x"}]}, "message without role"),
+        ({"instruction": 5, "output": "x"}, "instruction or output is not text"),
+        ({"chosen": "same", "rejected": "same"}, "chosen and rejected do not differ"),
+    ],
+)
+def test_other_forms_say_why_they_are_none(value: object, reason: str) -> None:
+    assert parse_record(value, where="f:1", need_id=True) == Rejected(where="f:1", reason=reason)
