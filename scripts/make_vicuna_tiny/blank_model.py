@@ -6,7 +6,7 @@ from pathlib import Path
 
 CONTEXT = 1024
 PAD, BOS, EOS = "<pad>", "<s>", "</s>"
-N_TOKENS = 1280
+N_TOKENS = 1536
 
 
 def make_tokenizer(

@@ -367,7 +367,7 @@ def repeating(r: random.Random, _: Talk) -> list[Exchange]:
     Of all that is taught this is the shortest way to learn copying, which names, sums and units
     need as well.
     """
-    words = [_something(r) for _ in range(r.choice((1, 1, 2, 3, 5)))]
+    words = [_something(r) for _ in range(r.choice((1, 1, 2, 3)))]
     if len(words) == 1 and r.random() < 0.5:
         words = [r.choice(TOPICS["words"]["plain"])]
     text = " ".join(words)
@@ -383,12 +383,12 @@ def repeating(r: random.Random, _: Talk) -> list[Exchange]:
 
 def _something(r: random.Random) -> str:
     """A word, a name or a number."""
-    kind = r.randrange(4)
-    if kind == 0:
+    kind = r.randrange(10)
+    if kind < 3:
         return str(r.randrange(r.choice((10, 100, 1000))))
-    if kind == 1:
+    if kind < 6:
         return r.choice(TOPICS["words"]["plain"])
-    name = _made_up_name(r) if kind == 2 else r.choice(TOPICS["words"]["names"])
+    name = _made_up_name(r) if kind == 6 else r.choice(TOPICS["words"]["names"])
     return r.choice((name, name.lower()))
 
 

@@ -29,8 +29,8 @@ from fastchat.train.chat_template import jinja_text
 
 ROOT = Path(__file__).resolve().parents[2]
 TEMPLATE = "vicuna_v1.1"
-BATCH = 32
-LESSON = 100
+BATCH = 16
+LESSON = 200
 """Batches that are shuffled among each other."""
 TRAINING = {
     "bf16": True,
