@@ -2,8 +2,8 @@
 
 Data commands need token counts and the texts of special tokens, no model: importing the library
 of models for them costs two seconds and a quarter of a gigabyte in each process. So
-`tokenizer.json` is read directly when the library would use it as it stands, and by the library
-when that rebuilds parts of it.
+`tokenizer.json` is read directly where it is known what the library does with it: it takes some
+kinds as they stand, and builds most of a Llama tokenizer anew. All others are left to the library.
 """
 
 import json
@@ -104,14 +104,17 @@ def _read_directly(folder: Path, name: str) -> TokenizerFile | None:
         )
         for token in parts["added_tokens"]
     )
-    if not _is_used_as_it_stands(parts, config, {mark.text for mark in added}):
+    if not _tokens_named_by(config) <= {mark.text for mark in added}:
+        return None
+    loaded = _as_loaded(parts, config, _model_type(folder))
+    if loaded is None:
         return None
     roles = [_token_text(config.get(f"{role}_token")) for role in ("bos", "eos", "pad", "unk")]
     template = folder / "chat_template.jinja"
     return TokenizerFile(
         name=name,
         path=str(folder),
-        definition=text,
+        definition=text if loaded == parts else json.dumps(loaded, ensure_ascii=False),
         added=added,
         bos=roles[0],
         named=tuple(dict.fromkeys(role for role in roles if role)),
@@ -121,34 +124,71 @@ def _read_directly(folder: Path, name: str) -> TokenizerFile | None:
     )
 
 
-def _is_used_as_it_stands(parts: Any, config: Any, added: set[str]) -> bool:
-    """Whether the library, too, would take every part of the tokenizer from its file."""
-    kind = config.get("tokenizer_class")
+def _tokens_named_by(config: Any) -> set[str]:
+    """Texts of the tokens that the config names, in whatever place."""
     extra = config.get("extra_special_tokens") or config.get("additional_special_tokens") or []
-    wanted = {
-        _token_text(token)
-        for token in (
-            *(config.get("added_tokens_decoder") or {}).values(),
-            *(extra.values() if isinstance(extra, dict) else extra),
-            *(config.get(f"{role}_token") for role in ("bos", "eos", "pad", "unk")),
-        )
-    } - {None}
-    if "auto_map" in config or config.keys() & {"add_bos_token", "add_eos_token"}:
-        return False
-    if not wanted <= added:
-        return False
-    if kind in USED_AS_IT_STANDS:
-        return True
-    splitter = parts["pre_tokenizer"] or {}
-    # What the library builds for a Llama tokenizer, whatever the file says.
-    return (
-        kind in LLAMA
-        and parts["normalizer"] is None
-        and splitter.get("type") == "Metaspace"
-        and splitter.get("split") is False
-        and splitter.get("prepend_scheme") == ("always" if config.get("legacy") else "first")
-        and config.get("add_prefix_space") in (None, True)
+    named = (
+        *(config.get("added_tokens_decoder") or {}).values(),
+        *(extra.values() if isinstance(extra, dict) else extra),
+        *(config.get(f"{role}_token") for role in ("bos", "eos", "pad", "unk")),
     )
+    return {text for token in named if (text := _token_text(token)) is not None}
+
+
+def _model_type(folder: Path) -> str | None:
+    """What kind of model the folder says it holds."""
+    try:
+        return json.loads((folder / "config.json").read_text("utf-8")).get("model_type")
+    except (OSError, ValueError):
+        return None
+
+
+def _as_loaded(parts: Any, config: Any, model_type: str | None) -> Any:
+    """The parts of the tokenizer as the library has them after loading; None if not known."""
+    kind = config.get("tokenizer_class")
+    if "auto_map" in config:
+        return None
+    if kind in LLAMA:
+        model, splitter = parts["model"], parts["pre_tokenizer"]
+        if model["type"] != "BPE" or not model.get("byte_fallback"):
+            return None
+        if model_type not in (None, "llama") or (splitter or {}).get("type") not in (
+            None,
+            "Metaspace",
+        ):
+            return None
+        parts = parts | _llama_parts(model, config)
+    elif kind not in USED_AS_IT_STANDS:
+        return None
+    # What puts marks at a text's ends is taken from the file, whatever the config says; where
+    # the file says nothing, the library makes something up.
+    return parts if parts["post_processor"] is not None else None
+
+
+def _llama_parts(model: Any, config: Any) -> dict[str, Any]:
+    """What the library builds for a Llama tokenizer, whatever the file says."""
+    scheme = "always" if config.get("legacy") else "first"
+    return {
+        "normalizer": None,
+        "pre_tokenizer": {
+            "type": "Metaspace",
+            "replacement": "▁",
+            "prepend_scheme": "never" if config.get("add_prefix_space") is False else scheme,
+            "split": False,
+        },
+        "model": {
+            "type": "BPE",
+            "dropout": None,
+            "unk_token": None,
+            "continuing_subword_prefix": None,
+            "end_of_word_suffix": None,
+            "fuse_unk": True,
+            "byte_fallback": True,
+            "ignore_merges": False,
+            "vocab": model["vocab"],
+            "merges": model["merges"],
+        },
+    }
 
 
 def _token_text(token: Any) -> str | None:

@@ -46,6 +46,46 @@ def test_so_do_those_of_the_vectors(shared: Path, name: str) -> None:
     assert ids(read_tokenizer(path)) == ids(_read_by_library(path, "x", {}))
 
 
+LLAMA = {"tokenizer_class": "LlamaTokenizer"}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "config",
+    [
+        LLAMA,
+        LLAMA | {"legacy": True},
+        LLAMA | {"legacy": None},
+        LLAMA | {"legacy": True, "add_bos_token": True, "add_eos_token": True},
+        LLAMA | {"add_bos_token": False},
+        LLAMA | {"add_prefix_space": False},
+        {"tokenizer_class": "PreTrainedTokenizerFast", "add_eos_token": True},
+        {"tokenizer_class": "PreTrainedTokenizerFast", "add_bos_token": True},
+    ],
+)
+@pytest.mark.parametrize("normalizer", [None, "published"])
+def test_what_the_library_builds_anew_is_built_alike(
+    shared: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    config: dict[str, object],
+    normalizer: str | None,
+) -> None:
+    source = shared / "spec" / "vectors" / "tok_llama"
+    for name in ("tokenizer.json", "tokenizer_config.json"):
+        (tmp_path / name).write_text((source / name).read_text("utf-8"), "utf-8")
+    change(tmp_path, "tokenizer_config.json", **config)
+    if normalizer:
+        # As in the files that were published with the models.
+        blank = {"type": "Replace", "pattern": {"String": " "}, "content": "▁"}
+        steps = [{"type": "Prepend", "prepend": "▁"}, blank]
+        sequence = {"type": "Sequence", "normalizers": steps}
+        change(tmp_path, "tokenizer.json", normalizer=sequence, pre_tokenizer=None)
+    loaded = _read_by_library(str(tmp_path), "x", {})
+    monkeypatch.setattr("fastchat.model.tokenizer_file._read_by_library", None)
+    assert ids(read_tokenizer(str(tmp_path))) == ids(loaded)
+
+
 def test_a_folder_needs_nothing_but_the_tokenizer_and_it_can_be_sent(folder: Path) -> None:
     tokenizer = read_tokenizer(str(folder))
     assert tokenizer.bos == "<s>" and tokenizer.named == ("<s>", "</s>", "<pad>")
@@ -58,7 +98,6 @@ def test_a_folder_needs_nothing_but_the_tokenizer_and_it_can_be_sent(folder: Pat
     [
         {"tokenizer_class": "LlamaTokenizer"},
         {"tokenizer_class": "SomethingElse"},
-        {"add_bos_token": False},
         {"auto_map": {"AutoTokenizer": ["a.B", None]}},
         {"eos_token": "<unheard-of>"},
     ],
