@@ -157,8 +157,6 @@ def compare(runs: Runs, upstream: str | None) -> None:
         print(f"{side}: {measured.output.strip().splitlines()[-1]}\n")
     if rounds:
         print(table(["split at 2,048", "rounds", "rounds lost", "parts too long"], rounds))
-        print(f"\nLost by ours, all longer than {MAX_LENGTH} tokens alone: ", end="")
-        print(rows["split_long_conversation"]["ours"].output.strip().splitlines()[0] + "\n")
 
 
 def speeds(rows: dict[str, dict[str, Measured]], records: dict[str, int]) -> str:

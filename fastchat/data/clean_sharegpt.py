@@ -11,9 +11,9 @@ import sys
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from hashlib import blake2b
 from typing import TYPE_CHECKING, Literal
 
+from fastchat.data.digests import DigestSet
 from fastchat.data.pipeline import (
     Dropped,
     Outcome,
@@ -199,8 +199,8 @@ class DropDuplicates:
 
     def __init__(self, kind: Literal["exact", "minhash", "none"]) -> None:
         self.kind = kind
-        self._ids: set[bytes] = set()
-        self._values: set[bytes] = set()
+        self._ids = DigestSet()
+        self._values = DigestSet()
 
     def apply_all(self, records: Iterable[Record]) -> Iterator[Record | Dropped]:
         """The records that are there for the first time."""
@@ -235,32 +235,22 @@ class DropDuplicates:
         return NearDuplicates()
 
     def _reason(self, record: Record) -> str | None:
-        if self.kind != "none" and _digest(record.id) in self._ids:
+        if self.kind != "none" and (record.id,) in self._ids:
             return SAME_ID
         if record.extra.get("plugins") is not None:
             return PLUGIN
-        if self.kind != "none" and _digest(*_first_exchange(record)) in self._values:
+        if self.kind != "none" and _first_exchange(record) in self._values:
             return SAME_VALUE
         return None
 
     def _remember(self, record: Record) -> None:
         if self.kind != "none":
-            self._ids.add(_digest(record.id))
-            self._values.add(_digest(*_first_exchange(record)))
+            self._ids.add((record.id,))
+            self._values.add(_first_exchange(record))
 
 
 def _first_exchange(record: Record) -> tuple[str, ...]:
     return tuple(turn.text.strip() for turn in record.turns[:2])
-
-
-def _digest(*texts: str) -> bytes:
-    """16 bytes that stand for the texts, whatever their length."""
-    digest = blake2b(digest_size=16)
-    for text in texts:
-        data = text.encode()
-        digest.update(len(data).to_bytes(8, "little"))
-        digest.update(data)
-    return digest.digest()
 
 
 def _roles(pairs: Iterable[str]) -> tuple[tuple[str, str], ...]:

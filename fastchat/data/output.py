@@ -10,7 +10,8 @@ import gzip
 import json
 import os
 import sys
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -146,15 +147,29 @@ class _Direct:
         self.stream = stream
 
     def write(self, data: bytes) -> None:
-        self.stream.write(data)
+        with self._naming_errors():
+            self.stream.write(data)
 
     def mark(self) -> int | None:
         return None
 
     def close(self, *, keep: bool, part: bool) -> None:
-        self.stream.flush()
-        if self.stream is not sys.stdout.buffer:
-            self.stream.close()
+        with self._naming_errors():
+            if self.stream is sys.stdout.buffer:
+                self.stream.flush()
+            else:
+                self.stream.close()
+
+    @contextmanager
+    def _naming_errors(self) -> Iterator[None]:
+        try:
+            yield
+        except BrokenPipeError:
+            # What is still held goes nowhere, so that the end of the process does not fail on it.
+            os.dup2(os.open(os.devnull, os.O_WRONLY), self.stream.fileno())
+            raise DataError("the reader of the output has gone; not all was written.") from None
+        except OSError as error:
+            raise DataError(f"cannot write the output: {error.strerror or error}.") from None
 
 
 class _PartFile:

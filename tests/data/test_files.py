@@ -229,3 +229,20 @@ def test_a_stream_that_cannot_be_searched_may_hold_parquet(tmp_path: Path, talk:
     write(tmp_path / "a.parquet", given)
     (tmp_path / "b").write_bytes(gzip.compress((tmp_path / "a.parquet").read_bytes()))
     assert values(tmp_path / "b") == given
+
+
+def test_a_reader_that_goes_away_ends_the_command_with_one_line(tmp_path: Path, talk: Talk) -> None:
+    write(tmp_path / "a.json", [talk(str(i), "x" * 1000, "y" * 1000) for i in range(2000)])
+    command = f"{sys.executable} -m fastchat.data.pretty_json --in a.json --out - | head -c 10"
+    done = subprocess.run(
+        ["bash", "-c", command], cwd=tmp_path, capture_output=True, text=True, timeout=60
+    )
+    assert len(done.stdout) == 10 and done.stderr.count("\n") == 1
+    assert "the reader of the output has gone" in done.stderr
+
+
+def test_a_device_without_room_is_named(tmp_path: Path) -> None:
+    if not Path("/dev/full").exists():
+        pytest.skip("this system has no /dev/full")
+    with pytest.raises(DataError, match="cannot write the output: No space left"):
+        write(Path("/dev/full"), [{"a": "x" * 1000}] * 1000)
