@@ -61,6 +61,9 @@ def load_model(arguments: Arguments) -> "PreTrainedModel":
         model: Any = auto.from_pretrained(path, config=config, **how, **common)
     except (OSError, ValueError, ImportError) as error:
         raise ModelError(f"the model {path} cannot be loaded: {error}") from error
+    # Training needs no keys of earlier steps, and activations that are computed again must not
+    # find those of the first time; the saved config says true.
+    model.config.use_cache = False
     if is_seq2seq:
         # Encoder and decoder hold the table of embeddings as one layer, not as layers that share a
         # weight: FSDP keeps a layer in one place, and saves it once.
