@@ -98,7 +98,8 @@ def trl(given: argparse.Namespace, *, packing: bool) -> dict[str, Any]:
     watched(result)
     from datasets import Dataset
     from transformers import AutoModelForCausalLM, AutoTokenizer
-    from trl import SFTConfig, SFTTrainer
+    from trl.trainer.sft_config import SFTConfig
+    from trl.trainer.sft_trainer import SFTTrainer
 
     rows = [json.loads(line) for line in Path(given.ids).read_text("utf-8").splitlines()]
     data = Dataset.from_list(
@@ -134,15 +135,17 @@ def upstream(given: argparse.Namespace) -> dict[str, Any]:
     watched(result)
     from transformers import AutoModelForCausalLM, Trainer, TrainingArguments
 
-    from fastchat.train.train import DataArguments, make_supervised_data_module
+    import fastchat.train.train as theirs
 
     tokenizer = upstream_tokenizer(given.model, WINDOW)
     arguments = TrainingArguments(**common_flags(given.out), use_cpu=True)
-    module = make_supervised_data_module(
-        tokenizer=tokenizer, data_args=DataArguments(data_path=given.data)
+    package: Any = theirs  # not ours, which a type checker would see
+    module = package.make_supervised_data_module(
+        tokenizer=tokenizer, data_args=package.DataArguments(data_path=given.data)
     )
     model = AutoModelForCausalLM.from_pretrained(given.model)
-    Trainer(model=model, tokenizer=tokenizer, args=arguments, **module).train()
+    trainer: Any = Trainer
+    trainer(model=model, tokenizer=tokenizer, args=arguments, **module).train()
     return result
 
 
@@ -190,12 +193,13 @@ def tokenize_ours(given: argparse.Namespace) -> dict[str, Any]:
 
 def tokenize_upstream(given: argparse.Namespace) -> dict[str, Any]:
     """The same by the upstream package's function."""
-    from fastchat.train.train import preprocess
+    import fastchat.train.train as theirs
 
+    package: Any = theirs
     tokenizer = upstream_tokenizer(given.model, TOKENIZE_WINDOW)
     records = json.loads(Path(given.data).read_text("utf-8"))
     began = time.process_time()
-    batch = preprocess([record["conversations"] for record in records], tokenizer)
+    batch = package.preprocess([record["conversations"] for record in records], tokenizer)
     return {
         "tokens": int(batch["attention_mask"].sum()),
         "cpu_s": time.process_time() - began,

@@ -235,7 +235,9 @@ def test_a_long_conversation_becomes_parts_of_whole_rounds(tiny_llama: Path) -> 
     tokenizer = tokenizer_of(tiny_llama)
     maker = labeller(tokenizer, max_length=160)
     texts = [text for i in range(6) for text in (f"question {i} " * 4, f"answer {i} " * 4)]
-    [lesson] = lessons_of(record(*texts, system="Short."))
+    lessons = lessons_of(record(*texts, system="Short."))
+    assert not isinstance(lessons, str)
+    [lesson] = lessons
     parts = parts_of(lesson, maker)
     examples = maker.label(parts)
     assert len(parts) > 1 and not any(example.n_cut for example in examples)
