@@ -11,6 +11,7 @@ all processes together; memory is the peak of the whole tree, shared pages count
 import argparse
 import json
 import os
+import re
 import subprocess
 import sys
 import tempfile
@@ -28,7 +29,9 @@ texts = [m["value"] for r in json.load(open(sys.argv[1]))[:600] for m in r["conv
 sentencepiece.SentencePieceTrainer.train(
     sentence_iterator=iter(line for text in texts for line in text.split("\\n") if line),
     model_prefix=sys.argv[2] + "/tokenizer", vocab_size=4000, model_type="bpe",
-    byte_fallback=True, num_threads=1, minloglevel=2)
+    byte_fallback=True, num_threads=1, minloglevel=2,
+    # As Llama's own: blanks stay as they are.
+    normalization_rule_name="identity", remove_extra_whitespaces=False)
 from transformers import LlamaTokenizerFast
 LlamaTokenizerFast(vocab_file=sys.argv[2] + "/tokenizer.model", add_bos_token=True,
     from_slow=True, legacy=True).save_pretrained(sys.argv[2])
@@ -97,6 +100,14 @@ def make_tokenizer(python: str, cleaned: Path, folder: Path) -> Path:
     return folder
 
 
+def published_figures(measured: Measured) -> list[str]:
+    """The figures that upstream prints too."""
+    lines = measured.output.replace("\r", "\n").splitlines()
+    names = ("#sequence", "#tokens", "avg. ")
+    bins = re.compile(r"L\d+ - \d+: ")
+    return [line for line in lines if line.startswith(names) or bins.match(line)]
+
+
 def n_rounds(path: Path) -> int:
     return sum(len(record["conversations"]) // 2 for record in json.loads(path.read_bytes()))
 
@@ -155,6 +166,9 @@ def compare(runs: Runs, upstream: str | None) -> None:
     print(table(["verbatim", *judged], [[n, *(j[n] for j in judged.values())] for n in names]))
     for side, measured in rows["clean_sharegpt"].items():
         print(f"{side}: {measured.output.strip().splitlines()[-1]}\n")
+    if figures := {side: published_figures(one) for side, one in rows.get("get_stats", {}).items()}:
+        equal = len(set(map(tuple, figures.values()))) == 1
+        print(f"get_stats: {len(figures['ours'])} published figures, equal on all sides: {equal}\n")
     if rounds:
         print(table(["split at 2,048", "rounds", "rounds lost", "parts too long"], rounds))
 
@@ -197,7 +211,7 @@ def main() -> int:
     )
     parser.add_argument("--tools", type=Path, default=TOOLS)
     parser.add_argument("--upstream-python", default=None)
-    parser.add_argument("--rounds", type=int, default=2)
+    parser.add_argument("--rounds", type=int, default=1)
     parser.add_argument("--sizes", default="5000,50000")
     args = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
