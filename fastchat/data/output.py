@@ -183,8 +183,16 @@ class _PartFile:
         try:
             self._file = open(self.part, "r+b" if mark else "wb")  # noqa: SIM115 - `close`
             if mark:
+                if os.path.getsize(self.part) < mark.n_bytes:
+                    self._file.close()
+                    raise UsageError(
+                        f"{self.part} is shorter than the earlier run left it; run again without "
+                        "--resume."
+                    )
                 self._file.truncate(mark.n_bytes)
                 self._file.seek(mark.n_bytes)
+        except FileNotFoundError:
+            raise UsageError(f"{self.part} is gone; run again without --resume.") from None
         except OSError as error:
             raise UsageError(f"cannot write {self.part}: {error.strerror}.") from None
 

@@ -232,6 +232,14 @@ def test_an_unfinished_run_with_other_settings_is_not_taken_up(
     assert (tmp_path / "out.json.part.state").exists() and (tmp_path / "out.json.part").exists()
     with pytest.raises(UsageError, match="a run with other settings"):
         run(settings(tmp_path, resume=True, end=2950), [Sort(), Once()])
+    part = tmp_path / "out.json.part"
+    whole = part.read_bytes()
+    part.write_bytes(whole[:100])
+    with pytest.raises(UsageError, match="shorter than the earlier run left it"):
+        run(settings(tmp_path, resume=True), [Sort(), Once()])
+    part.unlink()
+    with pytest.raises(UsageError, match=r"out\.json\.part is gone"):
+        run(settings(tmp_path, resume=True), [Sort(), Once()])
     os.utime(tmp_path / "in.json", (1, 1))
     with pytest.raises(UsageError, match="a run with other inputs"):
         run(settings(tmp_path, resume=True), [Sort(), Once()])
