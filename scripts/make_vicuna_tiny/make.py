@@ -46,6 +46,7 @@ TRAINING = {
     "save_strategy": "no",
     "model_max_length": CONTEXT,
     "train_sampling_strategy": "sequential",
+    "packing": False,
     "disable_tqdm": True,
 }
 
