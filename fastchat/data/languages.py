@@ -8,6 +8,7 @@ addresses say nothing about a language and are left out.
 import re
 from collections.abc import Iterable, Sequence
 
+from fastchat.data.optional import pycld2
 from fastchat.errors import UsageError
 
 UNKNOWN = "unknown"
@@ -43,18 +44,17 @@ _RENAMED = {"iw": "he", "jw": "jv", "zh-Hant": "zh"}
 
 def detect_language(texts: Iterable[str]) -> str:
     """The ISO 639 code of the language of a conversation's messages, or `unknown`."""
-    import pycld2
-
+    cld2 = pycld2()
     text = sample(texts)
     if not text.isascii() and (code := _by_script(text)):
         return code
     try:
-        _, _, guesses = pycld2.detect(text)
-    except pycld2.error:
+        _, _, guesses = cld2.detect(text)
+    except cld2.error:
         try:
             # It refuses control characters.
-            _, _, guesses = pycld2.detect(_CONTROLS.sub(" ", text))
-        except pycld2.error:
+            _, _, guesses = cld2.detect(_CONTROLS.sub(" ", text))
+        except cld2.error:
             return UNKNOWN
     code = str(guesses[0][1])
     code = _RENAMED.get(code, code)
@@ -98,9 +98,7 @@ def check_codes(codes: Sequence[str], *, flag: str) -> frozenset[str]:
 
 def known_codes() -> frozenset[str]:
     """Every code that detection can give."""
-    import pycld2
-
-    named = {str(code) for _, code in pycld2.LANGUAGES}
+    named = {str(code) for _, code in pycld2().LANGUAGES}
     codes = {_RENAMED.get(code, code) for code in named}
     return frozenset(code for code in codes if not code.startswith(("xx", "un"))) | {UNKNOWN}
 

@@ -21,3 +21,12 @@ def pyarrow() -> Any:
     except ImportError:
         raise UsageError("Parquet files need: pip install 'fschat[data]'.") from None
     return library
+
+
+def pycld2() -> Any:
+    """The library that tells languages apart."""
+    try:
+        import pycld2 as library
+    except ImportError:
+        raise UsageError("telling languages apart needs: pip install 'fschat[data]'.") from None
+    return library
