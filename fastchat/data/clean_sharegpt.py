@@ -121,8 +121,15 @@ class CleanMessages:
     name: str = "clean_sharegpt"
 
     def prepare(self) -> None:
-        """Loads the parser of HTML."""
-        import fastchat.data.html_markdown  # noqa: F401 - an error here names the remedy
+        """Loads the parser of HTML.
+
+        Raises:
+            UsageError: it is not installed.
+        """
+        try:
+            import fastchat.data.html_markdown  # noqa: F401 - loaded once, before the records
+        except ImportError:
+            raise UsageError("HTML needs: pip install 'fschat[data]'.") from None
 
     def apply(self, record: Record) -> Sequence[Record] | Dropped | Outcome:
         """The cleaned record; the first test that fails decides why there is none."""

@@ -243,6 +243,18 @@ def test_records_can_flow_through_standard_streams(tmp_path: Path, talk: Talk) -
     assert done.stderr.startswith("total: 3, skip: 0, new: 3")
 
 
+def test_a_parser_that_is_not_installed_is_named(
+    tmp_path: Path,
+    talk: Talk,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.setitem(sys.modules, "fastchat.data.html_markdown", None)
+    status, kept = clean(tmp_path, [talk("a", QUESTION, ANSWER)])
+    assert status == 2 and not kept
+    assert "pip install 'fschat[data]'" in capsys.readouterr().err
+
+
 MEASURED = """
 import resource, sys
 from fastchat.data.clean_sharegpt import main
