@@ -63,7 +63,9 @@ def load_model(arguments: Arguments) -> "PreTrainedModel":
         raise ModelError(f"the model {path} cannot be loaded: {error}") from error
     # Training needs no keys of earlier steps, and activations that are computed again must not
     # find those of the first time; the saved config says true.
-    model.config.use_cache = False
+    for part in model.modules():  # encoder and decoder have configs of their own
+        if hasattr(getattr(part, "config", None), "use_cache"):
+            part.config.use_cache = False
     if is_seq2seq:
         # Encoder and decoder hold the table of embeddings as one layer, not as layers that share a
         # weight: FSDP keeps a layer in one place, and saves it once.
