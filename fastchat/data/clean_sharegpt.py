@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING, Literal
 
+from fastchat.data.chat_page import is_page_markup, is_wrapped_by_page, without_buttons
 from fastchat.data.digests import DigestSet
 from fastchat.data.pipeline import (
     Dropped,
@@ -185,17 +186,17 @@ def markdown_of(turn: Turn) -> str | None:
 
     What a human typed is text, and stays as it is, unless the page's own element is round it.
     """
-    from fastchat.data import html_markdown as page
+    from fastchat.data.html_markdown import RejectedMarkup, markdown_from_html
 
     text = turn.text
     if turn.speaker == HUMAN:
-        if not page.is_wrapped_by_page(text):
+        if not is_wrapped_by_page(text):
             return text
-    elif not page.is_page_markup(text):
-        return page.without_buttons(text)
+    elif not is_page_markup(text):
+        return without_buttons(text)
     try:
-        return page.markdown_from_html(text)
-    except page.RejectedMarkup:
+        return markdown_from_html(text)
+    except RejectedMarkup:
         return None
 
 

@@ -11,44 +11,24 @@ from typing import Any
 
 from selectolax.lexbor import LexborHTMLParser
 
+from fastchat.data.chat_page import COPY_COUNT, LABEL, REGENERATED, depth_of
+
 # A marked section that no browser and no parser knows: the page was cut or garbled there.
 _UNKNOWN_SECTION = re.compile(r"<!\[(?!(?:temp|cdata|ignore|include|rcdata|if|else|endif)\b)", re.I)
-
-_TAGS = (
-    "p|div|span|pre|code|ul|ol|li|h[1-6]|table|thead|tbody|tr|t[dh]|br|hr|strong|em|b|i|a|"
-    "blockquote|img|section|article|svg|button|math|sup|sub|del"
-)
-_OPENING_TAG = re.compile(rf"\s*<(?:{_TAGS})(?:\s[^<>]*)?/?>", re.I)
-_CLOSING_TAG = re.compile(rf"</(?:{_TAGS})>|<[bh]r\s*/?>", re.I)
-_CODE = re.compile(r"(`{3,}|~{3,}).*?(?:\1|\Z)|(`+)(?!`).*?(?<!`)\2(?!`)", re.S)
-
-# Classes that the page puts round a reader's message, and no pasted page is likely to begin with.
-_PAGE_CLASSES = ("whitespace-pre-wrap", "markdown", "prose", "items-start", "min-h-[20px]")
-_PAGE_DIV = re.compile(r"\s*<div class=\"([^\"]*)\"[^<>]*>.*</div>\s*\Z", re.S)
-
-_COPY_BUTTONS = (
-    "Copy code|Copier le code|Code kopieren|Copiar código|Copia codice|Kod kopyala|Kodu kopyala|"
-    "Копировать код|Скопировать код|Скопіювати код|Kopiuj kod|Kopieer code|Kopiera kod|"
-    "复制代码|複製程式碼|複製代碼|コードをコピーする|코드 복사|Sao chép mã|Salin kode|نسخ الرمز"
-)
-_LABEL = re.compile(rf"\s*([\w+#.-]*)\s*(?:{_COPY_BUTTONS})(?:\s*(?:{_COPY_BUTTONS}))*")
-_COPY_IN_FENCE = re.compile(rf"^(```)\s*([\w+#.-]*?)\s*(?:{_COPY_BUTTONS})+[ \t]*\n?", re.M)
-_EMPTY_FENCE = re.compile(rf"^```\s*(?:{_COPY_BUTTONS})\s*\n?```[ \t]*$\n?", re.M)
-_COPY_COUNT = re.compile(r"Copy\d+ chars / \d+ words")
-_REGENERATED = re.compile(r"\A\d+ / \d+\s*")
 
 _BLANKS = re.compile(r"[ \t\f\xa0]+")
 _BREAKS = re.compile(r"[ \t]*\n[ \t]*")
 _MANY_BREAKS = re.compile(r"\n{3,}")
 _SPECIAL = re.compile(r"[*_`\[<&~]")
+# Looking ahead is bounded, so that no message takes the square of its length.
 _ESCAPED = re.compile(
-    r"(?<![\w*])\*{1,3}(?=[^\s*][^*\n]*?(?<=\S)\*{1,3}(?![\w*]))"  # emphasis opens
+    r"(?<![\w*])\*{1,3}(?=[^\s*][^*\n]{0,300}?(?<=\S)\*{1,3}(?![\w*]))"  # emphasis opens
     r"|(?<=[^\s*])\*{1,3}(?![\w*])(?<=\*)"  # and closes
-    r"|(?<!\w)_{1,3}(?=[^\s_][^\n]*?(?<=[^\s_])_{1,3}(?!\w))"
+    r"|(?<!\w)_{1,3}(?=[^\s_][^\n]{0,300}?(?<=[^\s_])_{1,3}(?!\w))"
     r"|(?<=[^\s_])_{1,3}(?!\w)"
     r"|`"
-    r"|\[(?=[^\]\n]+\]\([^)\n]*\))"
-    r"|<(?=/?[A-Za-z][^<>\n]*>|!--)"
+    r"|\[(?=[^\[\]\n]{1,300}\]\([^()\n]{0,2000}\))"
+    r"|<(?=/?[A-Za-z][^<>\n]{0,2000}>|!--)"
     r"|&(?=#?\w+;)"
     r"|~~(?=\S)"
 )
@@ -67,32 +47,13 @@ _CONTAINERS = frozenset(
         *("dd", "body", "html", "li", "tr", "td", "th", "thead", "tbody", "tfoot", "caption"),
     )
 )
-_WRAPPED = {"strong": "**", "b": "**", "em": "*", "i": "*", "del": "~~", "s": "~~", "strike": "~~"}
-
-
 _MANY_TAGS = 5_000
 _MAX_DEPTH = 1_000
-# A parser's time grows with the square of their depth: half a minute for 150,000.
-_NESTING = re.compile(r"<(/?)(?:div|section|article|blockquote|[uo]l|table|main|dl|pre)\b", re.I)
+_WRAPPED = {"strong": "**", "b": "**", "em": "*", "i": "*", "del": "~~", "s": "~~", "strike": "~~"}
 
 
 class RejectedMarkup(ValueError):
     """The HTML is broken in a way that leaves its text in doubt."""
-
-
-def is_page_markup(text: str) -> bool:
-    """Whether an assistant's message is HTML, and not text or Markdown that speaks of HTML."""
-    if "<" not in text:
-        return False
-    if _OPENING_TAG.match(text):
-        return True
-    return _CLOSING_TAG.search(_CODE.sub("", text)) is not None
-
-
-def is_wrapped_by_page(text: str) -> bool:
-    """Whether a reader's message stands in the page's own element; else it is text as typed."""
-    found = _PAGE_DIV.match(text) if text.lstrip().startswith("<div") else None
-    return found is not None and not set(_PAGE_CLASSES).isdisjoint(found[1].split())
 
 
 def markdown_from_html(html: str) -> str:
@@ -103,7 +64,7 @@ def markdown_from_html(html: str) -> str:
     """
     if "<![" in html and _UNKNOWN_SECTION.search(html):
         raise RejectedMarkup("a marked section that is not known")
-    if html.count("<") > _MANY_TAGS and _depth(html) > _MAX_DEPTH:
+    if html.count("<") > _MANY_TAGS and depth_of(html) > _MAX_DEPTH:
         raise RejectedMarkup("elements nest too deeply")
     body = LexborHTMLParser(html).body
     if body is None:
@@ -113,25 +74,7 @@ def markdown_from_html(html: str) -> str:
     except RecursionError:
         raise RejectedMarkup("elements nest too deeply") from None
     text = "\n\n".join(blocks)
-    return _REGENERATED.sub("", text).strip()
-
-
-def _depth(html: str) -> int:
-    """How deeply block elements nest, without a parser."""
-    depth = deepest = 0
-    for found in _NESTING.finditer(html):
-        depth = max(0, depth - 1) if found[1] else depth + 1
-        deepest = max(deepest, depth)
-    return deepest
-
-
-def without_buttons(markdown: str) -> str:
-    """Markdown that was copied from a page, without what its buttons said."""
-    text = _REGENERATED.sub("", markdown.strip())
-    if "```" in text:
-        text = _EMPTY_FENCE.sub("", text)
-        text = _COPY_IN_FENCE.sub(r"\1\2\n", text)
-    return text.strip()
+    return REGENERATED.sub("", text).strip()
 
 
 class _Page:
@@ -210,7 +153,7 @@ class _Page:
         text = "".join(run)
         run.clear()
         if "chars / " in text:
-            text = _COPY_COUNT.sub("", text)
+            text = COPY_COUNT.sub("", text)
         if self._verbatim:
             text = text.strip("\n")
             if text.strip():
@@ -352,7 +295,7 @@ class _Page:
         code = node.css_first("code")
         if code is None:
             text = "".join(_texts_outside(node, "button"))
-            label = _LABEL.match(text)
+            label = LABEL.match(text)
             language = label[1] if label else ""
             text = text[label.end() :].removeprefix("\n") if label else text
         else:
@@ -381,7 +324,7 @@ _ELEMENTS: dict[str, Callable[[_Page, Any], list[str]]] = {
 
 
 def _language(label_text: str, classes: str) -> str:
-    label = _LABEL.match(label_text)
+    label = LABEL.match(label_text)
     words = (label[1] if label else label_text).split()
     if len(words) == 1:
         return words[0]

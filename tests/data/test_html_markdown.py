@@ -2,13 +2,8 @@
 
 import pytest
 
-from fastchat.data.html_markdown import (
-    RejectedMarkup,
-    is_page_markup,
-    is_wrapped_by_page,
-    markdown_from_html,
-    without_buttons,
-)
+from fastchat.data.chat_page import is_page_markup, is_wrapped_by_page, without_buttons
+from fastchat.data.html_markdown import RejectedMarkup, markdown_from_html
 
 TEX = '<annotation encoding="application/x-tex">{}</annotation>'
 FORMULA = (
@@ -171,3 +166,10 @@ def test_broken_markup_is_rejected_and_deep_nesting_ends() -> None:
             markdown_from_html(html)
     assert markdown_from_html("<p>a</p><![if x]>b<![endif]>") == "a\n\nb"
     assert markdown_from_html(code("if a&lt;![b[0]]:")) == "```\nif a<![b[0]]:\n```"
+
+
+@pytest.mark.parametrize("piece", ["_a ", "*a ", "[", "[a](", "<a ", "`a ``", "&a", "~~a"])
+def test_no_message_takes_the_square_of_its_length(piece: str) -> None:
+    text = piece * 50_000
+    assert markdown_from_html(f"<p>{text.replace('<', '&lt;')}</p>")
+    assert without_buttons(text) and not is_page_markup(text + "<")
