@@ -28,9 +28,10 @@ SECTIONS: dict[str, list[str]] = {
     "page": ["page.py"],
     "startup": ["startup.py"],
     "data": ["data.py"],
+    "training": ["training.py --conversations 100"],
 }
 PEERED = {"serving", "serving-best", "serving-tiny"}
-UPSTREAMED = {"data"}
+UPSTREAMED = {"data", "training"}
 """Sections that can run the package `fschat` 0.2.36 beside ours."""
 
 
