@@ -79,6 +79,8 @@ class FolderFinisher:
         for path in folder.glob("*.safetensors"):
             # Written through a temporary file that only its owner may read.
             path.chmod(0o666 & ~_umask())
+        if self.arguments.preset.method == "seq2seq":
+            _keep_one_table(folder / "pytorch_model_fsdp.bin")
         self._write_tokenizer(folder)
         if self.chat_template is not None:
             (folder / "chat_template.jinja").write_text(self.chat_template, "utf-8")
@@ -115,6 +117,22 @@ class FolderFinisher:
         settings = json.loads(path.read_text("utf-8"))
         if legacy is not None and settings.get("legacy") != legacy:
             path.write_text(json.dumps(settings | {"legacy": legacy}, indent=2) + "\n", "utf-8")
+
+
+def _keep_one_table(path: Path) -> None:
+    """Leaves the shared embeddings in a checkpoint of FSDP under their first name alone.
+
+    By that name FSDP looks a layer up that encoder and decoder have in common.
+    """
+    import torch
+
+    if not path.is_file():
+        return
+    state = torch.load(path, map_location="cpu", weights_only=True)
+    copies = ("encoder.embed_tokens.weight", "decoder.embed_tokens.weight")
+    part = path.with_name(f".{path.name}.part")
+    torch.save({name: x for name, x in state.items() if name not in copies}, part)
+    part.replace(path)
 
 
 def _umask() -> int:

@@ -70,7 +70,15 @@ def load_model(arguments: Arguments) -> "PreTrainedModel":
         # Encoder and decoder hold the table of embeddings as one layer, not as layers that share a
         # weight: FSDP keeps a layer in one place, and saves it once.
         model.set_input_embeddings(model.get_input_embeddings())
+        model.register_load_state_dict_pre_hook(_name_one_table)
     return model
+
+
+def _name_one_table(module: Any, state: dict[str, Any], prefix: str, *_: Any) -> None:
+    """Gives the shared embeddings of a checkpoint their other two names, before it is loaded."""
+    if (table := state.get(f"{prefix}shared.weight")) is not None:
+        for side in ("encoder", "decoder"):
+            state.setdefault(f"{prefix}{side}.embed_tokens.weight", table)
 
 
 def quantization(bits: Literal["8", "4"], training: "TrainingArguments") -> Any:

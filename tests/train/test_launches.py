@@ -218,3 +218,22 @@ def test_the_course_of_a_training_is_written_for_tensorboard(
     assert {"train/loss", "train/learning_rate", "train/supervised_tokens"} <= tags
     assert {"train/tokens_per_second", "train/padding_share"} <= tags
     assert len(accumulator.Scalars("train/loss")) == 2
+
+
+@pytest.mark.slow
+def test_a_model_trained_beyond_its_positions_reloads_and_answers(
+    argv_for: Argv, root: Path, tiny_llama: Path, tmp_path: Path
+) -> None:
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    argv = argv_for(model_max_length=300)  # the tiny model has 256 positions
+    run([sys.executable, "-m", "fastchat.train.train", *argv], root)
+    model: Any = AutoModelForCausalLM.from_pretrained(tmp_path / "out")
+    before: Any = AutoModelForCausalLM.from_pretrained(tiny_llama)
+    rope = model.config.rope_parameters
+    assert (rope["rope_type"], rope["factor"]) == ("linear", 2.0)
+    assert rope["rope_theta"] == before.config.rope_parameters["rope_theta"]
+    assert model.config.max_position_embeddings == 300
+    ids = AutoTokenizer.from_pretrained(tmp_path / "out")("USER: Hi " * 60, return_tensors="pt")
+    assert ids["input_ids"].shape[1] > 256 - 8
+    assert model.generate(**ids, max_new_tokens=4).shape[1] >= ids["input_ids"].shape[1]
