@@ -28,6 +28,7 @@ SECTIONS: dict[str, list[str]] = {
     "page": ["page.py"],
     "startup": ["startup.py"],
     "data": ["data.py"],
+    "training-memory": ["training_memory.py"],
     "training": ["training.py --conversations 100"],
 }
 PEERED = {"serving", "serving-best", "serving-tiny"}
