@@ -36,3 +36,5 @@ def setup(file_name: str | None = None, *, debug: bool = False) -> None:
     logging.basicConfig(level=logging.WARNING, handlers=handlers, force=True)
     for name in ("fastchat", "uvicorn"):
         logging.getLogger(name).setLevel(logging.DEBUG if debug else logging.INFO)
+    # Warns of a kernel that it does without whenever peft is imported, quantized or not.
+    logging.getLogger("bitsandbytes").setLevel(logging.DEBUG if debug else logging.ERROR)

@@ -148,7 +148,7 @@ def test_the_program_understands_its_published_line(
     if module.startswith("fastchat.train."):
         given = dict(zip(line.arguments[::2], line.arguments[1::2], strict=True))
         assert parsed.model.model_name_or_path == given["--model_name_or_path"]
-        assert parsed.data.data_path == given["--data_path"]
+        assert parsed.data.data_path == [given["--data_path"]]
         assert parsed.training.output_dir == given["--output_dir"]
     else:
         check_values(parsed, line)

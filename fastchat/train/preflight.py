@@ -35,6 +35,9 @@ PEAK_TFLOPS: Mapping[str, float] = {
 OPTIMIZER_BYTES: Mapping[str, float] = {"8bit": 2, "4bit": 1, "adafactor": 0.1, "sgd": 0}
 """Bytes of state a trained parameter, by a part of the optimizer's name; Adam keeps 8."""
 
+SHOWN_LINES = 20
+"""Of the conversation that is shown."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Plan:
@@ -216,8 +219,11 @@ def announce(
     [item] = first_items(batches, 1)
     shown = coloured(_examples(item)[0], tokenizer, with_colour=colour)
     say("the first conversation, what is learned " + ("in green:" if colour else "between ⟦ ⟧:"))
-    for line in shown.splitlines():
+    lines = shown.splitlines()
+    for line in lines[:SHOWN_LINES]:
         say(f"  {line}")
+    if len(lines) > SHOWN_LINES:
+        say(f"  … and {len(lines) - SHOWN_LINES} more lines")
 
 
 def flops_per_token(model: "PreTrainedModel", *, context: float) -> float:
