@@ -131,6 +131,10 @@ def work_through(
         while pending:
             yield pending.popleft().result()
     except BrokenProcessPool:
+        if sys.version_info < (3, 11, 5):
+            # The pool's thread would write to the processes that are gone, and wait for ever
+            # (cpython 94777); nobody being there to read, it gives up.
+            pool._call_queue._reader.close()  # pyright: ignore
         raise ModelError(
             "a worker process died, probably for want of memory; try fewer --workers."
         ) from None
