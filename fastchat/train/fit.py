@@ -33,8 +33,18 @@ STOPPED = 143
 def main(argv: Sequence[str] | None = None, *, prog: str, preset: Preset = TRAIN) -> int:
     """A training command: reads the flags, trains, and gives the exit status."""
     logs.setup()
-    # It misses a kernel for CPUs that it can do without, and says so when it is imported.
-    logging.getLogger("bitsandbytes.backends").setLevel(logging.ERROR)
+    status = _status(argv, prog=prog, preset=preset)
+    if _leave_process_group():
+        # Threads of gloo that sharded modules still hold abort a process that Python takes down.
+        logging.shutdown()
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(status)
+    return status
+
+
+def _status(argv: Sequence[str] | None, *, prog: str, preset: Preset) -> int:
+    """Trains, and gives the exit status."""
     try:
         folder = fit(parse(argv, prog=prog, preset=preset))
         return STOPPED if folder is None else 0
@@ -44,8 +54,6 @@ def main(argv: Sequence[str] | None = None, *, prog: str, preset: Preset = TRAIN
         return 2 if isinstance(error, UsageError) else 1
     except KeyboardInterrupt:
         return 130
-    finally:
-        _leave_process_group()
 
 
 def fit(arguments: Arguments) -> Path | None:
@@ -305,12 +313,14 @@ def _is_main_process() -> bool:
     return os.environ.get("RANK", "0") == "0"
 
 
-def _leave_process_group() -> None:
-    """Ends the exchange between processes, which torch wants done before they exit."""
+def _leave_process_group() -> bool:
+    """Ends the exchange between processes, if there was one, and says whether there was."""
     torch = sys.modules.get("torch")
     if (
-        torch is not None
-        and torch.distributed.is_available()
-        and torch.distributed.is_initialized()
+        torch is None
+        or not torch.distributed.is_available()
+        or not torch.distributed.is_initialized()
     ):
-        torch.distributed.destroy_process_group()
+        return False
+    torch.distributed.destroy_process_group()
+    return True
