@@ -17,6 +17,7 @@
     └── UnavailableError              503  50005   nobody can answer now
         ├── BusyError                 429  42903
         ├── RateLimitError            429  42901
+        ├── StoreError                503  50001
         └── UpstreamTimeoutError      504  50006
 
 Messages name the value and the remedy. They are shown to strangers: no path of the
@@ -198,6 +199,13 @@ class RateLimitError(UnavailableError):
     type = "rate_limit_error"
     code = "rate_limit_exceeded"
     retry_after_s = 60
+
+
+class StoreError(UnavailableError):
+    """The database is locked, full or gone."""
+
+    error_code = ErrorCode.INTERNAL_ERROR
+    code = "store_unavailable"
 
 
 class UpstreamTimeoutError(UnavailableError):

@@ -1,8 +1,10 @@
 """Fixtures that every folder of tests shares."""
 
 import os
+from collections.abc import Iterator
 from pathlib import Path
 
+import databases
 import pytest
 
 # Nothing in the tests may ask a hub or report anywhere; set before any library is imported.
@@ -28,3 +30,17 @@ def shared() -> Path:
     if not SHARED.is_dir():
         pytest.skip("the folder of shared specifications and data is not beside this checkout")
     return SHARED
+
+
+@pytest.fixture(scope="session")
+def postgresql_server() -> Iterator[str]:
+    """URL of a real PostgreSQL server that this test process started."""
+    yield from databases.running_postgresql()
+
+
+@pytest.fixture(params=databases.KINDS)
+def database_url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
+    """An empty database, once of each kind."""
+    if request.param == "sqlite":
+        return str(tmp_path / "store.db")
+    return databases.new_database(request.getfixturevalue("postgresql_server"))

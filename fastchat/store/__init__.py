@@ -1,0 +1,1 @@
+"""What the platform remembers: keys, usage, conversations, battles and votes."""

@@ -1,0 +1,174 @@
+"""The one database of the platform: SQLite in WAL mode by default, PostgreSQL by URL.
+
+Knows transactions and failures, and no table: each part of the store declares its tables on
+`metadata`, names them when it opens, and asks its questions through `Database.read` and
+`Database.write`. What `write` has returned from is on the disk.
+"""
+
+import contextlib
+import sqlite3
+import threading
+from collections.abc import Callable, Generator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, TypeVar
+
+import sqlalchemy as sa
+from sqlalchemy import event
+from sqlalchemy.exc import DBAPIError, IntegrityError, SQLAlchemyError
+from sqlalchemy.exc import TimeoutError as PoolTimeout
+
+from fastchat.errors import StoreError, UsageError
+from fastchat.settings import Env
+
+T = TypeVar("T")
+
+metadata = sa.MetaData()
+"""Where every part of the store declares its tables."""
+
+BUSY_S = 5
+"""How long a transaction waits for another process before it is refused."""
+
+CREATION_LOCK = 0x46617374
+"""Two processes that open a new PostgreSQL database create its tables one after the other."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StoreSettings:
+    """Where the platform remembers."""
+
+    database_url: Annotated[str, Env("FASTCHAT_DATABASE_URL")] = "fastchat.db"
+    """SQLite file, or a URL such as postgresql://user:password@host/name."""
+
+
+class Database:
+    """Transactions over one SQLite file or PostgreSQL database; shared by all threads."""
+
+    def __init__(self, url: str) -> None:
+        """Connects at the first transaction.
+
+        Args:
+            url: a path of a SQLite file, `sqlite:///path` or `postgresql://...`.
+
+        Raises:
+            UsageError: the URL is of another kind.
+        """
+        self.url = _parsed(url)
+        self.is_sqlite = self.url.get_backend_name() == "sqlite"
+        waits = {"timeout" if self.is_sqlite else "connect_timeout": BUSY_S}
+        self.engine = sa.create_engine(
+            self.url,
+            connect_args=waits,
+            hide_parameters=True,
+            pool_pre_ping=not self.is_sqlite,
+            pool_timeout=BUSY_S,
+        )
+        # SQLite has one writer; threads of this process queue here, which is fair, where its
+        # own way of waiting is to ask again and again.
+        self._turn: contextlib.AbstractContextManager[object] = (
+            threading.Lock() if self.is_sqlite else contextlib.nullcontext()
+        )
+        if self.is_sqlite:
+            event.listen(self.engine, "connect", _configure_sqlite)
+            event.listen(self.engine, "begin", _begin_sqlite)
+
+    def create(self, tables: Sequence[sa.Table]) -> None:
+        """Creates those of `tables`, with their indexes, that are not there yet."""
+
+        def body(connection: sa.Connection) -> None:
+            if not self.is_sqlite:
+                lock = sa.func.pg_advisory_xact_lock(CREATION_LOCK)
+                connection.execute(sa.select(lock))
+            metadata.create_all(connection, tables=list(tables))
+
+        self.write(body)
+
+    def write(self, body: Callable[[sa.Connection], T]) -> T:
+        """Runs `body` in one transaction; returns its result once that is on the disk.
+
+        Raises:
+            StoreError: the database is locked, full or gone; nothing was written.
+            IntegrityError: a constraint refused it; nothing was written.
+        """
+        with (
+            self._turn,
+            _told(),
+            self._connection(writes=True) as connection,
+            connection.begin(),
+        ):
+            return body(connection)
+
+    def read(self, body: Callable[[sa.Connection], T]) -> T:
+        """Runs `body`, which only reads, on one consistent state.
+
+        Raises:
+            StoreError: the database is locked or gone.
+        """
+        with _told(), self._connection(writes=False) as connection, connection.begin():
+            return body(connection)
+
+    def close(self) -> None:
+        """Closes every connection."""
+        self.engine.dispose()
+
+    def _connection(self, *, writes: bool) -> sa.Connection:
+        return self.engine.connect().execution_options(fastchat_writes=writes)
+
+
+def _parsed(text: str) -> sa.URL:
+    """The URL of a file's path or of a URL, with the driver that we install."""
+    if "://" not in text:
+        text = f"sqlite:///{text}"
+    try:
+        url = sa.make_url(text)
+    except (SQLAlchemyError, ValueError):
+        raise UsageError(f"{_shown(text)} is no database URL. {_KINDS}") from None
+    match url.get_backend_name():
+        case "sqlite":
+            if url.database in (None, "", ":memory:"):
+                raise UsageError(f"The SQLite database needs a file. {_KINDS}")
+            Path(str(url.database)).expanduser().absolute().parent.mkdir(
+                parents=True, exist_ok=True
+            )
+            return url.set(database=str(Path(str(url.database)).expanduser()))
+        case "postgresql" | "postgres":
+            return url.set(drivername="postgresql+psycopg")
+        case other:
+            raise UsageError(f"There is no store on {other}. {_KINDS}")
+
+
+_KINDS = "Give a path such as fastchat.db, or postgresql://user:password@host/name."
+
+
+def _shown(text: str) -> str:
+    """A URL without what may be a password."""
+    return repr(text.split("@")[-1])
+
+
+def _configure_sqlite(connection: sqlite3.Connection, record: object) -> None:
+    """WAL lets readers go on beside the writer; FULL has a commit on the disk when it returns."""
+    connection.isolation_level = None  # transactions are ours
+    cursor = connection.cursor()
+    for pragma in ("journal_mode=WAL", "synchronous=FULL", "foreign_keys=ON"):
+        cursor.execute(f"PRAGMA {pragma}")
+    cursor.close()
+
+
+def _begin_sqlite(connection: sa.Connection) -> None:
+    """A writer takes its lock at once: one that began by reading could no longer wait for it."""
+    writes = connection.get_execution_options().get("fastchat_writes", False)
+    connection.exec_driver_sql("BEGIN IMMEDIATE" if writes else "BEGIN")
+
+
+@contextlib.contextmanager
+def _told() -> Generator[None]:
+    """Turns the database's failures into ours; a refused constraint stays what it is."""
+    try:
+        yield
+    except IntegrityError:
+        raise
+    except (DBAPIError, PoolTimeout, OSError) as error:
+        raise StoreError(
+            "The store cannot be used at this moment (locked, full or gone); nothing was saved. "
+            "Try again shortly."
+        ) from error
