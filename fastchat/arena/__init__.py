@@ -1,0 +1,1 @@
+"""Comparing models: what people voted, what it says of the models, how sure that is."""
