@@ -34,7 +34,9 @@ class Answer:
         is_chat = request.messages is not None
         # The blank between the slot and an answer belongs to the prompt format, not to the answer.
         self._lead = loaded.prompting.lead if is_chat else ""
-        self._detokenizer = Detokenizer(loaded.tokenizer, ready.prompt_ids)
+        # A decoder beside an encoder begins a text of its own.
+        before = () if loaded.is_encoder_decoder else ready.prompt_ids
+        self._detokenizer = Detokenizer(loaded.tokenizer, before)
         stop, stop_ids = request.stop, set(request.stop_token_ids)
         if not request.ignore_eos:
             stop_ids |= loaded.eos_token_ids

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
 from fastchat.engine.base import Engine
-from fastchat.errors import OutOfRangeError
+from fastchat.errors import OutOfRangeError, UsageError
 from fastchat.model.load import ModelSettings
 
 if TYPE_CHECKING:
@@ -57,7 +57,11 @@ async def open_engine(model: ModelSettings, engine: EngineSettings) -> Engine:
     try:
         loaded = await thread.run(load, model)
         packed = await thread.run(_packed_or_none, loaded, engine)
-        if packed is None:
+        if loaded.is_encoder_decoder:
+            from fastchat.engine.encoder_decoder import EncoderDecoderEngine
+
+            chosen = EncoderDecoderEngine(loaded, engine, path=model.model_path)
+        elif packed is None:
             from fastchat.engine.groups import GroupEngine
 
             chosen = GroupEngine(loaded, engine, path=model.model_path)
@@ -87,7 +91,12 @@ def _packed_or_none(loaded: LoadedModel, engine: EngineSettings) -> PackedModel 
     from fastchat.engine.linear import filled, pack_linears
     from fastchat.engine.packed import PackedModel, UnsupportedModelError
 
-    if engine.scheduler == "groups" or not loaded.can_generate:
+    if loaded.is_encoder_decoder and engine.scheduler == "slots":
+        raise UsageError(
+            "--scheduler slots: a model with an encoder and a decoder is served in groups; "
+            "leave the flag out"
+        )
+    if engine.scheduler == "groups" or loaded.is_encoder_decoder or not loaded.can_generate:
         return None
     n_packed = pack_linears(loaded.model)
     packed = None

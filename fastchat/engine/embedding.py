@@ -50,7 +50,8 @@ def embed_texts(loaded: LoadedModel, texts: Sequence[str | Sequence[int]]) -> Em
         for i, row in enumerate(ids)
         for start in range(0, len(row), limit)
     ]
-    model = loaded.model.base_model
+    is_pair = loaded.is_encoder_decoder
+    model = loaded.model.get_encoder() if is_pair else loaded.model.base_model
     width = int(loaded.model.get_input_embeddings().weight.shape[1])
     sums = np.zeros((len(ids), width), dtype=np.float64)
     with torch.inference_mode():
@@ -122,7 +123,7 @@ def _hidden(loaded: LoadedModel, model: Any, batch: list[_Piece]) -> Tensor:
         ids[i, : len(piece.ids)] = torch.tensor(piece.ids)
         mask[i, : len(piece.ids)] = 1
     arguments: dict[str, Any] = {}
-    if not loaded.can_generate:
+    if loaded.is_encoder_decoder or not loaded.can_generate:
         arguments["attention_mask"] = mask.to(loaded.device)
     elif not getattr(loaded.model, "_is_stateful", False):
         arguments["use_cache"] = False

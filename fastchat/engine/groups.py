@@ -161,12 +161,15 @@ class GroupEngine:
         """The prompt as ids, everything about the request being in range."""
 
         def check() -> Checked:
-            ids = prompt_ids(request, self._loaded)
-            bos = self._loaded.tokenizer.bos_token_id
-            return checked(request, self.info, ids, bos_token_id=bos)
+            return self._fitted(request, prompt_ids(request, self._loaded))
 
         size = len(request.prompt or ()) + sum(len(m.text) for m in request.messages or ())
         return check() if size < INLINE_CHARS else await asyncio.to_thread(check)
+
+    def _fitted(self, request: GenerationRequest, ids: Sequence[int]) -> Checked:
+        """The prompt and budget of a request; raises what `validate.checked` raises."""
+        bos = self._loaded.tokenizer.bos_token_id
+        return checked(request, self.info, ids, bos_token_id=bos)
 
     # From here on everything runs in the model's thread.
 

@@ -9,6 +9,9 @@ from fastchat.errors import UsageError
 from fastchat.model.hub import Source, plain_errors
 from fastchat.model.placement import Dtype
 
+ENCODER_DECODERS = ("t5", "mt5", "umt5")
+"""Kinds of models with an encoder and a decoder that are served."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Kind:
@@ -17,6 +20,8 @@ class Kind:
     config: Any
     is_causal: bool
     """False for an encoder."""
+    is_encoder_decoder: bool
+    """An encoder that reads and a decoder that writes, as T5's."""
     dtype: Dtype | None
     """In which the weights were saved, if it is one of the usual three."""
     quantization: str | None
@@ -40,12 +45,16 @@ def inspect(source: Source, name: str, *, trust_remote_code: bool = False) -> Ki
         )
     architecture = ", ".join(getattr(config, "architectures", None) or [config.model_type])
     quantization = _quantization(config, name)
-    if getattr(config, "is_encoder_decoder", False):
-        raise UsageError(f"{name!r} is an encoder-decoder ({architecture}), which is not served")
+    is_pair = bool(getattr(config, "is_encoder_decoder", False))
+    if is_pair and config.model_type not in ENCODER_DECODERS:
+        raise UsageError(
+            f"{name!r} is a {architecture}; of encoder-decoders those of "
+            f"{', '.join(ENCODER_DECODERS)} are served"
+        )
     is_decoder = architecture.endswith(("ForCausalLM", "LMHeadModel"))
     is_masked = type(config) in MODEL_FOR_MASKED_LM_MAPPING and not config.is_decoder
     has_own_code = "AutoModelForCausalLM" in (getattr(config, "auto_map", None) or {})
-    is_causal = is_decoder or not is_masked
+    is_causal = not is_pair and (is_decoder or not is_masked)
     known = type(config) in MODEL_FOR_CAUSAL_LM_MAPPING or has_own_code
     if is_causal and not known:
         raise UsageError(
@@ -55,6 +64,7 @@ def inspect(source: Source, name: str, *, trust_remote_code: bool = False) -> Ki
     return Kind(
         config=config,
         is_causal=is_causal,
+        is_encoder_decoder=is_pair,
         dtype=saved if saved in ("float32", "float16", "bfloat16") else None,
         quantization=quantization,
     )

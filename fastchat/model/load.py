@@ -89,6 +89,8 @@ class LoadedModel:
     """Strings that end an answer in this prompt format."""
     can_generate: bool = True
     """False for an encoder, which gives embeddings only."""
+    is_encoder_decoder: bool = False
+    """An encoder reads the prompt, a decoder writes the answer from it (T5)."""
 
     @property
     def template_name(self) -> str:
@@ -101,16 +103,24 @@ class LoadedModel:
 
     def encode(self, text: str, add_special_tokens: bool = True) -> list[int]:
         """The ids of a prompt text, with exactly one BOS where the tokenizer wants one."""
-        return prompting.encode(self.tokenizer, text, add_special_tokens=add_special_tokens)
+        ids = prompting.encode(self.tokenizer, text, add_special_tokens=add_special_tokens)
+        return self._closed(ids) if add_special_tokens else ids
 
     def encode_messages(self, messages: Sequence[Message]) -> list[int]:
         """The ids of a conversation, with the slot for the answer open."""
         is_complete = self.prompting.writes_special_tokens
-        return self.encode(self.render(messages), add_special_tokens=not is_complete)
+        return self._closed(self.encode(self.render(messages), add_special_tokens=not is_complete))
+
+    def _closed(self, ids: list[int]) -> list[int]:
+        """The ids of a prompt; what an encoder reads ends with the tokenizer's end token."""
+        end = self.tokenizer.eos_token_id
+        if not self.is_encoder_decoder or end is None or ids[-1:] == [end]:
+            return ids
+        return [*ids, int(end)]
 
 
 def load(settings: ModelSettings) -> LoadedModel:
-    """Loads a causal language model, or an encoder for embeddings.
+    """Loads a causal language model, one of encoder and decoder, or an encoder for embeddings.
 
     Raises:
         UsageError: the settings do not fit the machine, or name no model that can be served.
@@ -147,7 +157,7 @@ def load(settings: ModelSettings) -> LoadedModel:
     quantizes = _should_quantize(settings, device, kind)
     tokenizer = _load_tokenizer(source, settings, recognition.family)
     model = _load_weights(source, settings, kind, device=device, dtype=dtype, quantizes=quantizes)
-    return _assembled(settings, model, tokenizer, recognition=recognition, is_causal=kind.is_causal)
+    return _assembled(settings, model, tokenizer, recognition=recognition, kind=kind)
 
 
 def _assembled(
@@ -156,7 +166,7 @@ def _assembled(
     tokenizer: Any,
     *,
     recognition: Recognition,
-    is_causal: bool = True,
+    kind: Kind | None = None,
 ) -> LoadedModel:
     """The model with all that belongs to it, and one line in the log about it."""
     chosen = prompting.choose_prompting(settings, tokenizer, recognition, registry())
@@ -171,7 +181,8 @@ def _assembled(
         dtype=model.get_input_embeddings().weight.dtype,
         eos_token_ids=_eos_token_ids(model, tokenizer, recognition.family, chosen),
         stop=chosen.template.stop if chosen.template else (),
-        can_generate=is_causal,
+        can_generate=kind is None or kind.is_causal or kind.is_encoder_decoder,
+        is_encoder_decoder=kind is not None and kind.is_encoder_decoder,
     )
     logger.info(
         "loaded model=%s device=%s dtype=%s%s context=%d template=%s family=%s (%s)",
@@ -268,7 +279,7 @@ def _load_weights(
     quantizes: bool,
 ) -> Any:
     """The model on its device, every weight of it from the checkpoint."""
-    from transformers import AutoModel, AutoModelForCausalLM
+    from transformers import AutoModel, AutoModelForCausalLM, AutoModelForSeq2SeqLM
 
     free = placement.free_bytes(device, settings.num_gpus) if settings.num_gpus > 1 else {}
     arguments = placement.device_map(settings, device, free)
@@ -279,7 +290,9 @@ def _load_weights(
         arguments |= (
             compression.offloading_arguments() if offloads else compression.loading_arguments()
         )
-    auto = AutoModelForCausalLM if kind.is_causal else AutoModel
+    auto: Any = AutoModelForCausalLM if kind.is_causal else AutoModel
+    if kind.is_encoder_decoder:
+        auto = AutoModelForSeq2SeqLM
     with hub.plain_errors(settings.model_path, "weights"):
         loaded: Any = auto.from_pretrained(
             source.path,
@@ -293,7 +306,7 @@ def _load_weights(
             **arguments,
         )
     model, report = loaded
-    if kind.is_causal and (missing := sorted(report["missing_keys"])):
+    if auto is not AutoModel and (missing := sorted(report["missing_keys"])):
         raise DataError(
             f"the checkpoint {settings.model_path!r} lacks {len(missing)} weights of a "
             f"{type(model).__name__}, such as {missing[0]}; it is incomplete or of another kind"

@@ -267,9 +267,9 @@ def test_a_family_may_know_whose_end_token_is_right(changed: Change) -> None:
         ({"quantization_config": {"quant_method": "gptq", "bits": 4}}, ModelError, "optimum"),
         ({"model_type": "nobody"}, DataError, "nobody"),
         (
-            {"model_type": "t5", "architectures": ["T5ForConditionalGeneration"]},
+            {"model_type": "bart", "architectures": ["BartForConditionalGeneration"]},
             UsageError,
-            "T5ForConditionalGeneration",
+            "BartForConditionalGeneration; of encoder-decoders those of t5",
         ),
         (
             {"model_type": "vit", "architectures": ["ViTForImageClassification"]},
