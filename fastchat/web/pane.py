@@ -151,6 +151,7 @@ class Panes:
         """
         text = text.strip()
         if not text:
+            yield pane  # a handler that yields nothing empties what it draws
             return
         if refusal := self._refusal(pane, model, key):
             yield replace(pane, notice=refusal)
@@ -169,6 +170,7 @@ class Panes:
     ) -> AsyncIterator[Pane]:
         """Answers the last question again."""
         if not pane.messages:
+            yield pane
             return
         if not model or key in self._answers:
             notice = self.notices.no_model if not model else self.notices.running

@@ -94,8 +94,10 @@ def test_a_person_chats(reader: Reader, fake: Any) -> None:
     reader.wait_until_done()
     assert reader.tab.input_value(BOX) == ""
 
+    reader.say("   ")  # nothing to send: what was said stays on the page
     reader.say("say it again !rich")
     reader.see(reader.answers.last.locator("h1", has_text="Heading"))
+    reader.expect(reader.answers).to_have_count(2)
     reader.see(reader.answers.last.locator("pre code .token").first)
     reader.see(reader.answers.last.locator(".katex-display"))
     reader.see(reader.answers.last.locator("table"))
@@ -237,6 +239,7 @@ def test_a_phone_shows_the_whole_page(browser: Any, page: str, scheme: str) -> N
     reader.tab.wait_for_function(fits, timeout=20_000)
     reader.say("x" * 400)
     reader.wait_for_answer("parrot heard")
+    reader.wait_until_done()
     reader.say("!rich")
     reader.see(reader.answers.last.locator("table"))
     reader.wait_until_done()

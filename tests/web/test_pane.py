@@ -67,7 +67,7 @@ async def test_the_request_carries_the_conversation_and_the_parameters(
 
 
 async def test_an_empty_message_changes_nothing(panes: Panes, fake: Any) -> None:
-    assert await ask(panes, " \n ") == []
+    assert await ask(panes, " \n ") == [Pane()]
     assert fake.requests == []
 
 
