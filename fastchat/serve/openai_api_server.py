@@ -33,6 +33,8 @@ from fastchat.protocol.errors import public_error
 from fastchat.protocol.openai_replies import model_card
 from fastchat.serve.access import OPEN_PATHS, ApiKeys
 from fastchat.serve.asgi import BODY_TIMEOUT_S, parse_json_object, serve
+from fastchat.serve.doors.door import open_door, send_failure
+from fastchat.serve.doors.gateway_doors import GatewayDoors
 from fastchat.serve.endpoints import LOCAL_HOSTS, parse_address
 from fastchat.serve.forwarder import Forwarder, no_endpoint, send_error, send_json, shown_name
 from fastchat.serve.gateway_metrics import GatewayMetrics
@@ -122,6 +124,7 @@ class Gateway:
         self.metrics = GatewayMetrics(self.forwarder, self.roster.router)
         self._keys = ApiKeys(settings.api_keys)
         self._limit_bytes = int(settings.max_body_mb * 1024 * 1024)
+        self.doors = GatewayDoors(self._route, limit_bytes=self._limit_bytes)
         self._created: dict[str, int] = {}  # when each model was first listed
         self._sweeping: asyncio.Task[None] | None = None
         self._plain: dict[str, tuple[str, Callable[..., Awaitable[int]]]] = {
@@ -144,9 +147,11 @@ class Gateway:
         """Begins to follow the table and to watch time limits."""
         self.roster.start()
         self._sweeping = asyncio.create_task(self.forwarder.sweep())
+        await self.doors.start()
 
     async def stop(self) -> None:
         """Ends what was started."""
+        await self.doors.stop()
         if self._sweeping is not None:
             self._sweeping.cancel()
             await asyncio.gather(self._sweeping, return_exceptions=True)
@@ -167,13 +172,15 @@ class Gateway:
     async def _answer(self, scope: Scope, receive: Receive, send: Send) -> None:
         begun = time.perf_counter()
         path = scope["path"]
-        route = path if path in FORWARDED or path in self._plain else "other"
+        is_own = path in FORWARDED or path in self._plain
+        found = [] if is_own else self.doors.at(path)
+        route = path if is_own else found[0][0].path if found else "other"
         try:
             if path not in OPEN_PATHS:
                 self._keys.check(scope["headers"])
             status = await self._route(scope, receive, send)
         except FastChatError as error:
-            status = await send_error(send, error)
+            status = await (send_failure(found, error, send) if found else send_error(send, error))
         except Exception as error:
             log.error("request failed", exc_info=error)
             status = await send_error(send, public_error(error))
@@ -189,6 +196,8 @@ class Gateway:
             wanted, handler = self._plain[path]
             _need_method(path, method, wanted)
             return await handler(scope, receive, send)
+        if found := self.doors.at(path):
+            return await open_door(found, scope, receive, send)
         if path.startswith("/v1/models/"):
             _need_method(path, method, "GET")
             return await self._show_model(path.removeprefix("/v1/models/"), send)

@@ -1,0 +1,1 @@
+"""Doors: other protocols than chat, as translations onto the gateway's own routes."""

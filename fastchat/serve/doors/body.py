@@ -1,0 +1,29 @@
+"""Reading the body of a door's request."""
+
+from typing import TypeVar
+
+from starlette.requests import Request
+
+from fastchat.protocol.openai_api import Body, ignored_fields, parse
+from fastchat.serve.asgi import parse_json_object, read_body
+
+B = TypeVar("B", bound=Body)
+
+MAX_NAMED_FIELDS = 16
+
+
+async def checked_body(
+    request: Request, kind: type[B], limit_bytes: int
+) -> tuple[B, dict[str, str]]:
+    """The checked body, and the header that names those of its fields that have no meaning.
+
+    Raises:
+        UsageError: what was sent is no such body.
+    """
+    fields = parse_json_object(await read_body(request, limit_bytes))
+    body = parse(kind, fields)
+    ignored = [n for n in ignored_fields(kind, fields) if n.isascii() and n.isidentifier()]
+    if not ignored:
+        return body, {}
+    named = ", ".join(name[:64] for name in ignored[:MAX_NAMED_FIELDS])
+    return body, {"x-fastchat-ignored": named}
