@@ -20,6 +20,7 @@ from fastchat.errors import DataError, UsageError
 
 EventKind = Literal[
     "chat",
+    "error",
     "upvote",
     "downvote",
     "flag",
@@ -27,10 +28,14 @@ EventKind = Literal[
     "rightvote",
     "tievote",
     "bothbad_vote",
+    "share",
 ]
 VOTES = ("leftvote", "rightvote", "tievote", "bothbad_vote")
-SIDE_KINDS = ("chat", "upvote", "downvote", "flag")
-KINDS = (*SIDE_KINDS, *VOTES)
+SIDE_KINDS = ("chat", "error", "upvote", "downvote", "flag")
+"""Of one conversation; an `error` is a chat whose answer failed."""
+PAIR_KINDS = (*VOTES, "share")
+"""Of two."""
+KINDS = (*SIDE_KINDS, *PAIR_KINDS)
 
 UnreadReason = Literal["torn_line", "not_json", "not_utf8", "unknown_type", "bad_row"]
 
@@ -91,11 +96,11 @@ class Event:
     def to_row(self) -> dict[str, Any]:
         """The published row: `models` and `states` for a vote on a pair, else `model`, `state`."""
         row: dict[str, Any] = {"tstamp": self.tstamp, "type": self.type}
-        if self.type in VOTES:
+        if self.type in PAIR_KINDS:
             row |= {"models": list(self.models), "states": [s.to_row() for s in self.states]}
         else:
             row |= {"model": self.models[0]}
-            if self.type == "chat":
+            if self.type in ("chat", "error"):
                 row |= {"gen_params": self.gen_params, "start": self.start, "finish": self.finish}
             row |= {"state": self.states[0].to_row()}
         return row | {"ip": self.ip, **self.extra}
@@ -123,7 +128,7 @@ def event_from_row(row: Any) -> Event:
     kind = rest.pop("type", None)
     if kind not in KINDS:
         raise DataError(f"type {kind!r} is not known; it is one of {', '.join(KINDS)}.")
-    names, states = _sides(rest, pair=kind in VOTES)
+    names, states = _sides(rest, pair=kind in PAIR_KINDS)
     return Event(
         type=cast(EventKind, kind),
         tstamp=_number(rest.pop("tstamp", None), "tstamp"),

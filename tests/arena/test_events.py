@@ -120,3 +120,11 @@ def test_logs_of_all_servers_are_found_by_day(tmp_path: Path) -> None:
     assert [p.name[:10] for p in log_files(tmp_path, newest=1)] == ["2024-01-03"]
     with pytest.raises(UsageError, match="no log"):
         log_files(tmp_path / "server9")
+
+
+def test_a_share_has_two_sides_and_an_error_is_a_chat(tmp_path: Path) -> None:
+    share = Event(type="share", tstamp=T0, models=("", ""), states=(state("a"), state("b")))
+    error = Event(type="error", tstamp=T0, models=("a",), states=(state("a"),), start=T0, finish=T0)
+    paths = {append(tmp_path, event) for event in (share, error)}
+    assert list(read_events(paths)) == [share, error]
+    assert "states" in share.to_row() and "start" in error.to_row()
