@@ -9,7 +9,7 @@ import asyncio
 import ipaddress
 import logging
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
@@ -35,6 +35,15 @@ class Model:
     name: str
     context_length: int | None = None
     """In tokens, where the server says it."""
+    sees_images: bool = False
+    answers_text: bool = True
+    """Takes part in battles and chats without pictures."""
+    only_anonymous: bool = False
+    """Met in anonymous battles, and never listed."""
+
+    def takes_part(self, *, vision: bool) -> bool:
+        """Whether it is asked where pictures may come, or where only text does."""
+        return self.answers_text or (vision and self.sees_images)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -47,9 +56,24 @@ class Listing:
     problem: str = ""
     """`unreachable`, `refused`, or nothing when the list was had."""
 
+    def visible(self, *, vision: bool = False) -> "Listing":
+        """Without the models that only anonymous battles know, and those of the other kind."""
+        kept = [m for m in self.models if not m.only_anonymous and m.takes_part(vision=vision)]
+        return replace(self, models=tuple(kept))
+
     def find(self, name: str | None) -> Model | None:
         """The model of that name, if it is up."""
         return next((model for model in self.models if model.name == name), None)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Remote:
+    """A model of another server that speaks the OpenAI API."""
+
+    model: Model
+    name_there: str
+    base_url: str
+    api_key: str | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -65,6 +89,10 @@ class Source:
     """The longest silence in an answer."""
     keeps_first_list: bool = False
     """Ask no more once there was a model."""
+    remotes: tuple[Remote, ...] = ()
+    """Models of other servers, which are asked there."""
+    only_remotes: bool = False
+    """Ask no gateway and no controller."""
 
 
 class ModelDirectory:
@@ -73,7 +101,8 @@ class ModelDirectory:
     def __init__(self, source: Source, *, now: Callable[[], float]) -> None:
         self.source = source
         self._now = now
-        self._clients: dict[str, AsyncOpenAI] = {}
+        self._remotes = {remote.model.name: remote for remote in source.remotes}
+        self._clients: dict[tuple[str, str | None], AsyncOpenAI] = {}
         self._http: httpx2.AsyncClient | None = None
         self._listing = Listing()
         self._listed_at = float("-inf")
@@ -95,6 +124,8 @@ class ModelDirectory:
         Raises:
             UnavailableError: the controller knows no worker for it.
         """
+        if remote := self._remotes.get(model):
+            return self._client(remote.base_url, remote.api_key)
         if self.source.api_url is None:
             await self.listing()  # finds out who answers now
         if not self._asks_controller:
@@ -104,6 +135,11 @@ class ModelDirectory:
         if not address:
             raise UnavailableError(f"No worker serves {model!r} now.")
         return self._client(address.rstrip("/") + "/v1", None)
+
+    def name_at_server(self, model: str) -> str:
+        """What the server that has `model` calls it."""
+        remote = self._remotes.get(model)
+        return model if remote is None else remote.name_there
 
     async def close(self) -> None:
         """Closes every connection."""
@@ -117,7 +153,14 @@ class ModelDirectory:
         return self.source.api_url or DEFAULT_API_URL
 
     async def _ask(self) -> Listing:
-        """One listing from the gateway, or from the controller in its place."""
+        """One listing: our own models and those of other servers."""
+        listing = Listing() if self.source.only_remotes else await self._ask_ours()
+        own = [model for model in listing.models if model.name not in self._remotes]
+        models = _sorted([*own, *(remote.model for remote in self.source.remotes)])
+        return replace(listing, models=models)
+
+    async def _ask_ours(self) -> Listing:
+        """The models of the gateway, or of the controller in its place."""
         listing = await self._ask_gateway()
         may_ask_controller = self.source.api_url is None and self.source.controller_url
         self._asks_controller = bool(may_ask_controller and listing.problem == "unreachable")
@@ -130,10 +173,7 @@ class ModelDirectory:
         client = self._client(self._gateway_url, self.source.api_key)
         try:
             page = await client.models.list(timeout=LIST_TIMEOUT_S)
-            models = [
-                Model(name=entry.id, context_length=_context_length(entry.model_extra or {}))
-                for entry in page.data
-            ]
+            models = [_model(entry.id, entry.model_extra or {}) for entry in page.data]
         except (openai.AuthenticationError, openai.PermissionDeniedError):
             return Listing(where=where, problem="refused")
         except (openai.OpenAIError, ValueError, AttributeError, TypeError) as error:
@@ -149,7 +189,17 @@ class ModelDirectory:
         except UnavailableError:
             return Listing(where=where, problem="unreachable")
         names = answer.get("models", []) if isinstance(answer, dict) else []
-        return Listing(models=_sorted([Model(name=str(name)) for name in names]), where=where)
+        seeing = await self._seeing()
+        models = [Model(name=str(n), sees_images=str(n) in seeing) for n in names]
+        return Listing(models=_sorted(models), where=where)
+
+    async def _seeing(self) -> set[str]:
+        """The controller's models that see pictures."""
+        try:
+            answer = await self._post_to_controller("/list_multimodal_models", {})
+        except UnavailableError:
+            return set()
+        return set(map(str, answer.get("models", []))) if isinstance(answer, dict) else set()
 
     async def _post_to_controller(self, path: str, body: dict[str, str]) -> Any:
         """The controller's answer to `body`.
@@ -170,14 +220,15 @@ class ModelDirectory:
     def _client(self, base_url: str, api_key: str | None) -> "AsyncOpenAI":
         from openai import AsyncOpenAI
 
-        if base_url not in self._clients:
-            self._clients[base_url] = AsyncOpenAI(
+        key = base_url, api_key
+        if key not in self._clients:
+            self._clients[key] = AsyncOpenAI(
                 base_url=base_url,
                 api_key=api_key or NO_KEY,
                 max_retries=0,
                 http_client=self._pool(),
             )
-        return self._clients[base_url]
+        return self._clients[key]
 
     def _pool(self) -> "httpx2.AsyncClient":
         """The one pool of connections. Proxies of the environment are for distant hosts only."""
@@ -185,6 +236,7 @@ class ModelDirectory:
 
         if self._http is None:
             addresses = [self._gateway_url, self.source.controller_url]
+            addresses += [remote.base_url for remote in self.source.remotes]
             self._http = httpx2.AsyncClient(
                 timeout=httpx2.Timeout(self.source.timeout_s, connect=LIST_TIMEOUT_S),
                 limits=httpx2.Limits(max_connections=None, max_keepalive_connections=100),
@@ -211,6 +263,27 @@ def public_address(url: str) -> str:
 
 def _sorted(models: list[Model]) -> tuple[Model, ...]:
     return tuple(sorted(models, key=lambda model: model.name.casefold()))
+
+
+def _model(name: str, entry: dict[str, Any]) -> Model:
+    """A model as a list of models describes it."""
+    return Model(name=name, context_length=_context_length(entry), sees_images=_sees_images(entry))
+
+
+def _sees_images(entry: dict[str, Any]) -> bool:
+    """Whether a model sees pictures, as our gateway and other servers say it in their lists."""
+    architecture = entry.get("architecture")
+    inner = architecture if isinstance(architecture, dict) else {}
+    words = [entry.get("multimodal") is True and "image"]
+    for table, key in (
+        (entry, "input_modalities"),
+        (inner, "input_modalities"),
+        (entry, "abilities"),
+        (entry, "capabilities"),
+    ):
+        value = table.get(key)
+        words += list(value) if isinstance(value, list | dict) else []
+    return bool({"image", "vision"} & {word for word in words if isinstance(word, str)})
 
 
 def _context_length(entry: dict[str, Any]) -> int | None:

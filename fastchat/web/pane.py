@@ -10,7 +10,7 @@ from collections.abc import AsyncIterator
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from itertools import pairwise
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from fastchat.errors import FastChatError, UnavailableError
 from fastchat.message import Message
@@ -76,17 +76,26 @@ class Piece:
 class Answer:
     """An answer on its way: gathers the pieces, tells how far it is, can be stopped."""
 
-    def __init__(self) -> None:
+    def __init__(self, news: asyncio.Event | None = None) -> None:
+        """
+        Args:
+            news: set whenever there is something new; several answers may share it.
+        """
         self.text = ""
         self.reason: str | None = None
         self.error: BaseException | None = None
         self.stopped = False
-        self._news = asyncio.Event()
+        self._news = news or asyncio.Event()
         self._task: asyncio.Task[None] | None = None
 
     def start(self, pieces: AsyncIterator[Piece]) -> None:
         """Begins to gather `pieces`."""
         self._task = asyncio.create_task(self._gather(pieces))
+
+    @property
+    def running(self) -> bool:
+        """Whether more may come."""
+        return self._task is not None and not self._task.done()
 
     def stop(self) -> None:
         """Ends the answer where it is; the server is told by the closed connection."""
@@ -102,7 +111,7 @@ class Answer:
         redraws and never tokens.
         """
         try:
-            while self._task is not None and not self._task.done():
+            while self.running:
                 with suppress(TimeoutError):
                     await asyncio.wait_for(self._news.wait(), LOOK_UP_S)
                 self._news.clear()
@@ -110,7 +119,7 @@ class Answer:
                 if not self.stopped:
                     await asyncio.sleep(UPDATE_S)
         finally:
-            await self._end()
+            await self.end()
 
     async def _gather(self, pieces: AsyncIterator[Piece]) -> None:
         try:
@@ -123,8 +132,8 @@ class Answer:
         finally:
             self._news.set()
 
-    async def _end(self) -> None:
-        """Waits until the connection is given back."""
+    async def end(self) -> None:
+        """Ends the answer and waits until the connection is given back."""
         if self._task is not None:
             self._task.cancel()
             await asyncio.gather(self._task, return_exceptions=True)
@@ -204,7 +213,7 @@ class Panes:
         try:
             yield pane
             if not answer.stopped:
-                answer.start(self._pieces(pane.messages, model, sampling))
+                answer.start(pieces_of(self.directory, pane.messages, model, sampling))
             async for text in answer.progress():
                 yield _with_answer(pane, text)
         finally:
@@ -226,23 +235,32 @@ class Panes:
             return self.notices.length.format(limit=sampling.max_tokens)
         return "" if answer.text.strip() else self.notices.silent
 
-    async def _pieces(
-        self, messages: tuple[Message, ...], model: str, sampling: Sampling
-    ) -> AsyncIterator[Piece]:
-        """The pieces of the model's answer. Closing the iterator closes the connection."""
-        client = await self.directory.client_for(model)
-        stream: AsyncStream[ChatCompletionChunk] = await client.chat.completions.create(
-            model=model,
-            messages=[{"role": m.role, "content": m.text} for m in answered(messages)],  # type: ignore[misc]  # roles are checked by Message
-            temperature=sampling.temperature,
-            top_p=max(sampling.top_p, MIN_TOP_P),
-            max_tokens=sampling.max_tokens,
-            stream=True,
-        )
-        async with stream:
-            async for chunk in stream:
-                for choice in chunk.choices[:1]:
-                    yield Piece(text=choice.delta.content or "", reason=choice.finish_reason)
+
+async def pieces_of(
+    directory: ModelDirectory, messages: tuple[Message, ...], model: str, sampling: Sampling
+) -> AsyncIterator[Piece]:
+    """The pieces of the model's answer. Closing the iterator closes the connection."""
+    client = await directory.client_for(model)
+    stream: AsyncStream[ChatCompletionChunk] = await client.chat.completions.create(
+        model=directory.name_at_server(model),
+        messages=[as_sent(m) for m in answered(messages)],  # type: ignore[misc]  # roles are checked by Message
+        temperature=sampling.temperature,
+        top_p=max(sampling.top_p, MIN_TOP_P),
+        max_tokens=sampling.max_tokens,
+        stream=True,
+    )
+    async with stream:
+        async for chunk in stream:
+            for choice in chunk.choices[:1]:
+                yield Piece(text=choice.delta.content or "", reason=choice.finish_reason)
+
+
+def as_sent(message: Message) -> dict[str, Any]:
+    """The message as the OpenAI API wants it."""
+    if not message.images:
+        return {"role": message.role, "content": message.text}
+    pictures = [{"type": "image_url", "image_url": {"url": url}} for url in message.images]
+    return {"role": message.role, "content": [{"type": "text", "text": message.text}, *pictures]}
 
 
 def answered(messages: tuple[Message, ...]) -> list[Message]:
