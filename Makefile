@@ -34,9 +34,11 @@ format: .venv/.dev
 clean:
 	rm -rf .venv build dist *.egg-info
 
-# torch comes first and alone: whatever asks for it later finds it there.
+# A pip older than 23.3 does not find the extra `model_worker` and goes on without it.
+# torch comes before the rest and alone: whatever asks for it later finds it there.
 .venv/.base: constraints.txt
 	$(PYTHON) -m venv .venv
+	$(PIP) --upgrade pip
 	$(PIP) torch
 	touch $@
 
