@@ -15,6 +15,7 @@ import tyro
 
 from fastchat import logs
 from fastchat.errors import DataError, ModelError, UsageError
+from fastchat.model.merged_adapter import PAIR_TASK, merged
 from fastchat.settings import alias, run_command
 
 logger = logging.getLogger(__name__)
@@ -70,7 +71,7 @@ def apply_lora(
         ModelError: the base cannot be loaded.
     """
     import torch
-    from peft import PeftConfig, PeftModel
+    from peft import PeftConfig
 
     target = Path(target_model_path)
     if target.exists() and (not target.is_dir() or any(target.iterdir())):
@@ -86,17 +87,15 @@ def apply_lora(
         trust_remote_code=trust_remote_code,
     )
     tokenizer, is_adapters = _tokenizer(base_model_path, lora_path)
-    if is_adapters and len(tokenizer) > model.get_input_embeddings().num_embeddings:
-        model.resize_token_embeddings(len(tokenizer), mean_resizing=False)
-    try:
-        merged: Any = PeftModel.from_pretrained(model, lora_path).merge_and_unload()
-    except (RuntimeError, ValueError, KeyError) as error:
-        raise DataError(
-            f"the adapter {lora_path} does not fit {base_model_path}: {error}"
-        ) from None
+    whole = merged(
+        model,
+        len(tokenizer) if is_adapters else None,
+        lora_path=lora_path,
+        base_path=base_model_path,
+    )
     part = target.with_name(f".{target.name}.part")
     shutil.rmtree(part, ignore_errors=True)
-    merged.save_pretrained(part)
+    whole.save_pretrained(part)
     _write_tokenizer(tokenizer, Path(lora_path if is_adapters else base_model_path), part)
     if target.exists():
         target.rmdir()
@@ -109,7 +108,7 @@ def _load_base(path: str, *, task: str, dtype: Any, trust_remote_code: bool) -> 
     """The model that the adapter was trained on."""
     from transformers import AutoModelForCausalLM, AutoModelForSeq2SeqLM
 
-    auto = AutoModelForSeq2SeqLM if task.endswith("SEQ_2_SEQ_LM") else AutoModelForCausalLM
+    auto = AutoModelForSeq2SeqLM if task.endswith(PAIR_TASK) else AutoModelForCausalLM
     try:
         return auto.from_pretrained(path, dtype=dtype, trust_remote_code=trust_remote_code)
     except (OSError, ValueError, ImportError) as error:

@@ -20,6 +20,7 @@ from fastchat.families.registry import Family, Recognition, registry
 from fastchat.message import Message
 from fastchat.model import hub, placement, prompting
 from fastchat.model.kind import Kind, context_length, inspect
+from fastchat.model.merged_adapter import merged, pair_adapter
 from fastchat.settings import Env, alias
 
 if TYPE_CHECKING:
@@ -141,8 +142,11 @@ def load(settings: ModelSettings) -> LoadedModel:
             model, tokenizer = recognition.adapter.load_model(settings.model_path, wishes)
         model.to(placement.first_device(device)).eval().requires_grad_(False)
         return _assembled(settings, model, tokenizer, recognition=recognition)
+    adapter = pair_adapter(settings.model_path)
     source = hub.locate(
-        settings.model_path, revision=settings.revision, use_modelscope=settings.use_modelscope
+        adapter.base if adapter else settings.model_path,
+        revision=settings.revision,
+        use_modelscope=settings.use_modelscope,
     )
     recognition = registry().recognise(source.path)
     _refuse_by_family(settings.model_path, recognition.family)
@@ -155,8 +159,19 @@ def load(settings: ModelSettings) -> LoadedModel:
     if warning:
         logger.warning("%s", warning)
     quantizes = _should_quantize(settings, device, kind)
-    tokenizer = _load_tokenizer(source, settings, recognition.family)
+    if adapter and quantizes:
+        raise UsageError(
+            f"--load-8bit: {settings.model_path!r} is an adapter; merge it into its base with "
+            "fastchat.model.apply_lora first, or leave the flag out"
+        )
+    is_adapters = adapter is not None and adapter.has_tokenizer
+    tokenizer_source = hub.locate(settings.model_path) if is_adapters else source
+    tokenizer = _load_tokenizer(tokenizer_source, settings, recognition.family)
     model = _load_weights(source, settings, kind, device=device, dtype=dtype, quantizes=quantizes)
+    if adapter:
+        n_tokens = len(tokenizer) if is_adapters else None
+        model = merged(model, n_tokens, lora_path=adapter.path, base_path=adapter.base)
+        model.eval().requires_grad_(False)
     return _assembled(settings, model, tokenizer, recognition=recognition, kind=kind)
 
 
