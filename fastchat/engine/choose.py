@@ -37,6 +37,10 @@ class EngineSettings:
     """Tokens whose keys and values are kept; by default 32768, or one full context if more."""
     max_step_tokens: int = 512
     """Tokens one step computes at most; longer prompts are computed in pieces."""
+    max_loras: int = 16
+    """Adapters that may be loaded at a time."""
+    max_lora_rank: int = 256
+    """Rank of an adapter at most."""
     scheduler: Literal["auto", "slots", "groups"] = "auto"
     """`slots`, `groups`, or `auto`: slots where the start-up self-check allows them."""
 
@@ -78,7 +82,13 @@ async def open_engine(model: ModelSettings, engine: EngineSettings) -> Engine:
 
 def _check(engine: EngineSettings) -> None:
     """Refuses numbers nothing can be done with."""
-    for name, least in (("max_running", 1), ("max_step_tokens", 16), ("max_cached_tokens", 256)):
+    for name, least in (
+        ("max_running", 1),
+        ("max_step_tokens", 16),
+        ("max_cached_tokens", 256),
+        ("max_loras", 0),
+        ("max_lora_rank", 1),
+    ):
         value = getattr(engine, name)
         if value is not None and value < least:
             flag = "--" + name.replace("_", "-")

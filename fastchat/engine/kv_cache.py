@@ -99,11 +99,13 @@ class Regions:
 class CachedText:
     """Tokens and the region with their keys and values; of a live or a finished sequence."""
 
-    __slots__ = ("hashes", "is_live", "n_computed", "n_reused", "region", "tokens")
+    __slots__ = ("hashes", "is_live", "key", "n_computed", "n_reused", "region", "tokens")
 
-    def __init__(self, tokens: list[int], region: Region, *, n_computed: int) -> None:
+    def __init__(self, tokens: list[int], region: Region, *, n_computed: int, key: int = 0) -> None:
         self.tokens = tokens
         """Shared with the sequence, which appends to it."""
+        self.key = key
+        """What computes it: texts of different keys have nothing in common."""
         self.region = region
         self.n_computed = n_computed
         """Tokens whose keys and values are there."""
@@ -152,13 +154,13 @@ class KVCache:
         """Tokens of the budget that are held, live or kept for reuse."""
         return self.budget - self._regions.free
 
-    def find(self, tokens: Sequence[int]) -> tuple[CachedText | None, int]:
-        """The text that shares the longest beginning with `tokens`, and how long that is.
+    def find(self, tokens: Sequence[int], *, key: int = 0) -> tuple[CachedText | None, int]:
+        """The text of this key that shares the longest beginning with `tokens`, and how long.
 
         Not all of it need be computed yet (`n_computed`). Of equals, the one computed furthest.
         """
         holders: dict[CachedText, None] = {}
-        chain = 0
+        chain = key
         for start in range(0, len(tokens) - BLOCK + 1, BLOCK):
             chain = hash((chain, *tokens[start : start + BLOCK]))
             if not (found := self._holders.get(chain)):
@@ -166,13 +168,19 @@ class KVCache:
             holders = found
         best, longest, ready = None, 0, -1
         for text, _ in zip(reversed(holders), range(_CANDIDATES), strict=False):
-            common = common_length(text.tokens, tokens)
+            common = common_length(text.tokens, tokens) if text.key == key else 0
             if (common, min(common, text.n_computed)) > (longest, ready):
                 best, longest, ready = text, common, min(common, text.n_computed)
         return best, longest
 
     def open(
-        self, tokens: list[int], room: int, *, source: CachedText | None, n_shared: int
+        self,
+        tokens: list[int],
+        room: int,
+        *,
+        source: CachedText | None,
+        n_shared: int,
+        key: int = 0,
     ) -> CachedText | None:
         """A region for `tokens` and `room` more, its first tokens taken from `source`.
 
@@ -187,14 +195,15 @@ class KVCache:
             # Nothing but the source itself can make room: its place is taken over, or it goes.
             self._forget(source)
             if source.region.size > len(tokens):
-                text = CachedText(tokens, source.region, n_computed=n_shared)
+                text = CachedText(tokens, source.region, n_computed=n_shared, key=key)
                 self._remember(text)
                 return text
             self._regions.release(source.region)
             region, source = self._allocate(smallest), None
         if region is None:
             return None
-        text = CachedText(tokens, region, n_computed=0 if source is None else n_shared)
+        n_computed = 0 if source is None else n_shared
+        text = CachedText(tokens, region, n_computed=n_computed, key=key)
         if source is not None:
             self._copy(source.region, region, n_shared)
             if not source.is_live:
@@ -272,7 +281,7 @@ class KVCache:
 
     def _remember(self, text: CachedText) -> None:
         """Enters the blocks that are not in the index yet."""
-        chain = text.hashes[-1] if text.hashes else 0
+        chain = text.hashes[-1] if text.hashes else text.key
         for start in range(len(text.hashes) * BLOCK, len(text.tokens) - BLOCK + 1, BLOCK):
             chain = hash((chain, *text.tokens[start : start + BLOCK]))
             text.hashes.append(chain)

@@ -27,6 +27,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import scaled_dot_product_attention
 
+from fastchat.engine.adapters import AdapterBank
 from fastchat.engine.kv_cache import KVCache, LayerShape
 from fastchat.engine.plan import Plan, Segment
 from fastchat.errors import ModelError
@@ -69,6 +70,8 @@ class PackedModel:
         self._plain = model.config._attn_implementation
         _fix_frequencies(model, longest, device=device)
         self._plan: Plan | None = None
+        self.adapters: AdapterBank | None = None
+        """Where there are any, they compute their rows."""
         self.cache = KVCache(self._probe(), budget=budget, longest=longest)
         self._install(self._attend)
 
@@ -88,6 +91,15 @@ class PackedModel:
         finally:
             self._use(self._name)
 
+    @contextmanager
+    def whole_passes_by(self, adapter: int | None) -> Iterator[None]:
+        """Within it, passes in the library's own way are an adapter's, or the base's."""
+        if self.adapters is None:
+            yield
+            return
+        with self.adapters.serving(adapter):
+            yield
+
     def forward(self, segments: Sequence[Segment]) -> Tensor:
         """Computes the segments and leaves their keys and values in the cache.
 
@@ -95,6 +107,8 @@ class PackedModel:
         then attend in one call. Returns logits (rows, vocabulary), rows in segment order.
         """
         self._plan = plan = Plan(segments, self.cache, self._filled, device=self.device)
+        if self.adapters is not None:
+            self.adapters.begin(plan.owners, plan.wanted)
         with torch.inference_mode():
             logits = self._model(
                 input_ids=plan.token_ids,

@@ -33,6 +33,8 @@ class Segment:
     wants_all: bool = False
     """Logits after each of the tokens, not only after the last."""
     wants_last: bool = True
+    adapter: int | None = None
+    """Place of the adapter that computes it; None is the base."""
 
 
 class Run:
@@ -163,6 +165,11 @@ class Plan:
             token_ids += [0] * self.n_padding
             positions += range(self.n_padding)
             places.append((cache.scratch, self.n_padding, self.n_padding))
+        self.owners: list[int | None] = []
+        """By row, the place of its adapter."""
+        for segment in segments:
+            self.owners += [segment.adapter] * len(segment.token_ids)
+        self.owners += [None] * self.n_padding
         self.n_wanted = len(wanted)
         wanted += [len(token_ids) - 1] * (filled(len(wanted)) - len(wanted))
         starts, sizes, counts = np.array(places, dtype=np.int64).T

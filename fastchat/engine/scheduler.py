@@ -36,6 +36,7 @@ class Sequence:
         "key",
         "n_prompt",
         "n_reused",
+        "text_key",
         "tokens",
         "wants_prompt_logits",
     )
@@ -47,9 +48,12 @@ class Sequence:
         *,
         answers_at_most: int,
         wants_prompt_logits: bool = False,
+        text_key: int = 0,
     ) -> None:
         self.key = key
         """What the caller knows it by."""
+        self.text_key = text_key
+        """What computes it; only texts of the same are reused for it."""
         self.tokens = list(prompt_ids)
         """Prompt and answer; the caller appends to it."""
         self.n_prompt = len(prompt_ids)
@@ -142,7 +146,7 @@ class Scheduler:
             sequence = self.waiting.popleft()
             source, n_shared = None, 0
             if not sequence.wants_prompt_logits:
-                source, n_shared = self._cache.find(sequence.tokens)
+                source, n_shared = self._cache.find(sequence.tokens, key=sequence.text_key)
             if sequence.is_held or _is_worth_waiting(source, n_shared, sequence):
                 passed.append(sequence)
                 continue
@@ -150,7 +154,11 @@ class Scheduler:
             room = max(ROOM, len(sequence.tokens) - sequence.n_prompt)
             room = min(room, sequence.answers_at_most + sequence.n_prompt - len(sequence.tokens))
             cached = self._cache.open(
-                sequence.tokens, max(1, room), source=source, n_shared=n_shared
+                sequence.tokens,
+                max(1, room),
+                source=source,
+                n_shared=n_shared,
+                key=sequence.text_key,
             )
             if cached is None:
                 passed.append(sequence)
