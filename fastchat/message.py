@@ -1,9 +1,30 @@
 """Message: who said what. The one form in which all parts of the program pass a turn on."""
 
-from dataclasses import dataclass
-from typing import Literal
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, Literal
 
 Role = Literal["system", "user", "assistant", "tool"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ToolCall:
+    """A call of a tool that an answer holds."""
+
+    id: str
+    name: str
+    arguments: str
+    """A JSON object, as text."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ChatOptions:
+    """What a prompt format needs beside the messages."""
+
+    tools: tuple[Mapping[str, Any], ...] = ()
+    """Each as on the wire: `{"type": "function", "function": {"name", "parameters", ...}}`."""
+    template_kwargs: Mapping[str, Any] = field(default_factory=dict[str, Any])
+    """Variables for the chat template, such as `enable_thinking`."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -18,3 +39,9 @@ class Message:
     """Pictures as `data:` or `https:` addresses, in the order they were sent."""
     name: str | None = None
     """The speaker's or the tool's name, where a chat template wants it."""
+    tool_calls: tuple[ToolCall, ...] = ()
+    """Of an assistant: the tools it called, after its text."""
+    tool_call_id: str | None = None
+    """Of a tool: the call that this is the result of."""
+    reasoning: str = ""
+    """Of an assistant: what it thought before its text, where a chat template wants it back."""

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 from fastchat.engine.base import Chunk, FinishReason, GenerationRequest, TokenLogprob, Usage
 from fastchat.engine.detokenize import Detokenizer, token_text
+from fastchat.engine.grammar import opens_at_end
 from fastchat.engine.sampling import RawLogprob
 from fastchat.engine.stopping import Stopping
 from fastchat.engine.validate import Checked
@@ -36,15 +37,35 @@ class Answer:
         self._lead = loaded.prompting.lead if is_chat else ""
         # A decoder beside an encoder begins a text of its own.
         before = () if loaded.is_encoder_decoder else ready.prompt_ids
-        self._detokenizer = Detokenizer(loaded.tokenizer, before)
+        special = loaded.prompting.special_ids
+        kept = {special[mark]: mark for mark in request.marks if mark in special}
+        self._detokenizer = Detokenizer(loaded.tokenizer, before, kept)
+        # A reasoning that the prompt has opened is the answer's, and begins where others begin it.
+        reasoning = loaded.prompting.reasoning
+        is_inside = (
+            is_chat
+            and reasoning is not None
+            and opens_at_end(loaded.tokenizer, ready.prompt_ids, reasoning.open)
+        )
+        if reasoning is not None and is_inside:
+            self.text = reasoning.open
+        self.constraint = ready.compiled and ready.compiled.begin(is_inside=is_inside)
+        """Its way through the request's grammar."""
         stop, stop_ids = request.stop, set(request.stop_token_ids)
         if not request.ignore_eos:
             stop_ids |= loaded.eos_token_ids
-            stop = (*stop, *loaded.stop) if is_chat else stop
+            # A grammar tells the end itself, and a text it allows may hold any stop string.
+            is_held = request.grammar is not None and not request.grammar.after
+            stop = (*stop, *loaded.stop) if is_chat and not is_held else stop
         self._stopping = Stopping(stop, stop_ids)
 
-    def accept(self, token_id: int, logprob: RawLogprob | None = None) -> FinishReason | None:
-        """Takes the next token; gives the reason if the answer ends with it."""
+    def accept(
+        self, token_id: int, logprob: RawLogprob | None = None, *, is_complete: bool = False
+    ) -> FinishReason | None:
+        """Takes the next token; gives the reason if the answer ends with it.
+
+        is_complete: the grammar lets nothing follow it.
+        """
         self.token_ids.append(token_id)
         if self._stopping.ends_at(token_id):
             return "stop"
@@ -52,7 +73,7 @@ class Answer:
             self._logprobs.append(named(logprob, self._loaded))
         if text := self._detokenizer.push((token_id,)):
             self.text += self._stopping.feed(self._without_lead(text))
-        if self._stopping.ended:
+        if self._stopping.ended or is_complete:
             return "stop"
         return "length" if len(self.token_ids) >= self.max_tokens else None
 

@@ -10,7 +10,8 @@ from collections.abc import AsyncIterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Literal, Protocol
 
-from fastchat.message import Message
+from fastchat.families.formats import PLAIN_JSON, ReasoningFormat, ToolFormat
+from fastchat.message import ChatOptions, Message
 
 FinishReason = Literal["stop", "length", "abort", "error"]
 
@@ -39,12 +40,34 @@ class SamplingParams:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Grammar:
+    """What an answer must look like. It is enforced token by token, whatever the model prefers."""
+
+    kind: Literal["json_schema", "regex", "choice", "lark"]
+    source: str
+    """A JSON schema, a regular expression (of Rust's regex crate), a JSON list of texts, or a
+    Lark grammar as llguidance reads it."""
+    param: str
+    """The request's field, to be named when the source cannot be compiled."""
+    is_lenient: bool = False
+    """Keywords of a schema that cannot be enforced are left out, instead of refused."""
+    after: tuple[str, ...] = ()
+    """The text is free until one of these stands in it; empty: the grammar holds at once."""
+    repeats: bool = False
+    """With `after`: when the grammar is complete the text is free again. Else the answer ends."""
+    skips: tuple[str, str] | None = None
+    """Marks of a part before all this in which the text is free: a model's reasoning."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class GenerationRequest:
     """One request for text; exactly one of `messages` and `prompt` is given."""
 
     request_id: str
     messages: tuple[Message, ...] | None = None
     """Rendered by the engine: the tokenizer's own chat template first, then the family's."""
+    options: ChatOptions = ChatOptions()
+    """What the prompt format needs beside the messages."""
     prompt: str | tuple[int, ...] | None = None
     """A finished prompt, as text or as token ids of this model."""
     max_tokens: int | None = None
@@ -64,6 +87,10 @@ class GenerationRequest:
     """The prompt is the first chunk; with `logprobs`, its tokens carry theirs as well."""
     truncate_prompt: bool = False
     """Drop the oldest tokens of a prompt that is too long, instead of refusing it."""
+    grammar: Grammar | None = None
+    """The answer keeps to it, and ends when nothing can follow any more."""
+    marks: tuple[str, ...] = ()
+    """Special tokens that are part of the text, where the others are left out of it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -125,7 +152,15 @@ class EngineInfo:
     max_running: int
     """Requests that advance together at most."""
     abilities: frozenset[str] = frozenset()
-    """Of `generate`, `embed`, `logprobs`, `logit_bias`, `seed`, `vision`, `tools`."""
+    """Of `generate`, `embed`, `logprobs`, `logit_bias`, `seed`, `vision`, `grammar`."""
+    tool_format: ToolFormat = PLAIN_JSON
+    """How the model writes tool calls."""
+    reasoning: ReasoningFormat | None = None
+    """How it marks its reasoning; None where it is not known to reason."""
+    special_ids: Mapping[str, int] = field(default_factory=dict[str, int])
+    """Ids of those of these two formats' marks that are special tokens."""
+    template_variables: frozenset[str] = frozenset()
+    """What `ChatOptions.template_kwargs` may hold with effect."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -174,7 +209,7 @@ class Engine(Protocol):
 
     async def embed(self, texts: Sequence[str | Sequence[int]]) -> Embeddings: ...
 
-    def render(self, messages: Sequence[Message]) -> str:
+    def render(self, messages: Sequence[Message], options: ChatOptions = ChatOptions()) -> str:
         """The prompt text of a conversation, with the slot for the answer open."""
         ...
 

@@ -15,7 +15,7 @@ import codecs
 import functools
 import json
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from enum import Enum, auto
 from typing import Any
 
@@ -33,13 +33,20 @@ _BYTE_TOKEN = re.compile(r"<0x([0-9A-Fa-f]{2})>")
 class Detokenizer:
     """The text of one answer, as its ids come."""
 
-    def __init__(self, tokenizer: Any, prompt_ids: Sequence[int] = ()) -> None:
+    def __init__(
+        self,
+        tokenizer: Any,
+        prompt_ids: Sequence[int] = (),
+        kept: Mapping[int, str] | None = None,
+    ) -> None:
         """
         Args:
             tokenizer: of transformers, with or without the tokenizers library behind it.
             prompt_ids: what the text continues, so that a leading blank that the tokenizer
                 drops at the start of a text is kept; empty where the answer stands alone.
+            kept: special tokens that are text, where the others are left out.
         """
+        self._kept = kept or {}
         vocabulary = _vocabulary(tokenizer)
         if vocabulary.is_byte_level:
             self._text = _ByteText(vocabulary)
@@ -48,7 +55,13 @@ class Detokenizer:
 
     def push(self, ids: Sequence[int]) -> str:
         """The new whole characters, now that `ids` have come."""
+        if self._kept:
+            return "".join([self._push_one(token_id) for token_id in ids])
         return "".join([self._text.push(token_id) for token_id in ids])
+
+    def _push_one(self, token_id: int) -> str:
+        mark = self._kept.get(token_id)
+        return self._text.push(token_id) if mark is None else self._text.flush() + mark
 
     def flush(self) -> str:
         """What was withheld, once no more will come; an unfinished character is U+FFFD."""

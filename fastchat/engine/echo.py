@@ -1,12 +1,14 @@
 """An engine without a model: it repeats what was said. For tests and load tests only.
 
 It is opened by a name no folder has: `echo:`, or with options `echo:delay_ms=5,context=4096`.
+It follows no grammar, and says so; what it repeats may hold tool calls and reasoning.
 One character is one token, its id the code point, so every count can be checked by eye.
 Choice i > 0 ends in ` (i)`, and its log-probabilities are better than those of the choices
 before it. With `ignore_eos` the text is repeated until the token limit.
 """
 
 import asyncio
+import json
 import math
 from collections.abc import AsyncIterator, Callable, Sequence
 from dataclasses import dataclass, fields
@@ -25,7 +27,8 @@ from fastchat.engine.base import (
     Usage,
 )
 from fastchat.errors import ContextOverflowError, ModelError, UsageError
-from fastchat.message import Message
+from fastchat.families.formats import reasoning_format, tool_format
+from fastchat.message import ChatOptions, Message
 
 PREFIX = "echo:"
 _DIMENSIONS = 32
@@ -45,6 +48,10 @@ class EchoOptions:
     fail_on: str = ""
     """A prompt that contains this text fails, after `fail_after` tokens."""
     fail_after: int = 0
+    tools: str = "hermes"
+    """The format in which what is repeated may hold tool calls."""
+    reasoning: str = ""
+    """The format in which it may hold reasoning, such as `think`; by default none."""
 
 
 def echo_options(model_path: str) -> EchoOptions:
@@ -80,6 +87,8 @@ class EchoEngine:
             scheduler="echo",
             template="echo",
             max_running=self.options.running,
+            tool_format=tool_format(self.options.tools, ""),
+            reasoning=reasoning_format(self.options.reasoning or None, ""),
             abilities=frozenset({"generate", "embed", "logprobs", "logit_bias", "seed"}),
         )
         self.aborted_total = 0
@@ -99,6 +108,11 @@ class EchoEngine:
         self._is_stopping = True
 
     async def generate(self, request: GenerationRequest) -> AsyncIterator[Chunk]:
+        if request.grammar is not None and not request.grammar.after:
+            raise UsageError(
+                "The echo engine repeats what was said and follows no grammar.",
+                param=request.grammar.param,
+            )
         prompt = self._prompt(request)
         room = self.info.context_length - len(prompt)
         if room < 1 and request.truncate_prompt:
@@ -147,8 +161,12 @@ class EchoEngine:
             row /= math.sqrt(float(row @ row)) or 1.0
         return Embeddings(vectors=vectors, n_tokens=tuple(len(t) for t in said))  # type: ignore[arg-type]
 
-    def render(self, messages: Sequence[Message]) -> str:
-        return "".join(f"{m.role}: {m.text}\n" for m in messages) + "assistant: "
+    def render(self, messages: Sequence[Message], options: ChatOptions = ChatOptions()) -> str:
+        said = [f"tool: {json.dumps(tool['function'])}\n" for tool in options.tools]
+        for m in messages:
+            said.append(f"{m.role}: {m.text}\n")
+            said += [f"call: {call.name}({call.arguments})\n" for call in m.tool_calls]
+        return "".join(said) + "assistant: "
 
     def tokenize(self, text: str, *, add_special_tokens: bool = True) -> list[int]:
         return [ord(c) for c in text]
@@ -168,7 +186,7 @@ class EchoEngine:
 
     def _prompt(self, request: GenerationRequest) -> str:
         if request.messages is not None:
-            return self.render(request.messages)
+            return self.render(request.messages, request.options)
         prompt = request.prompt or ""
         return prompt if isinstance(prompt, str) else self.detokenize(prompt)
 

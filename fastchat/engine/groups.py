@@ -27,12 +27,13 @@ from fastchat.engine.base import (
     FinishReason,
     GenerationRequest,
 )
+from fastchat.engine.grammar import Grammars
 from fastchat.engine.row_forward import RowCache, RowForward
 from fastchat.engine.sampling import RawLogprob, Sampler, raw_logprobs
 from fastchat.engine.thread import ChunkStream, ModelThread, model_error
 from fastchat.engine.validate import Checked, checked, prompt_ids
 from fastchat.errors import ModelError, UnavailableError, UsageError
-from fastchat.message import Message
+from fastchat.message import ChatOptions, Message
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -64,7 +65,8 @@ class GroupEngine:
         self._max_rows = settings.max_running
         self._forward = RowForward(loaded)
         self._sampler = Sampler(loaded.vocab_size, loaded.device)
-        abilities = {"generate", "embed", "logprobs", "logit_bias", "seed"}
+        self._grammars = Grammars(loaded)
+        abilities = {"generate", "embed", "logprobs", "logit_bias", "seed", "grammar"}
         self.info = EngineInfo(
             model_path=path,
             family=loaded.family.name,
@@ -75,6 +77,10 @@ class GroupEngine:
             scheduler="groups",
             template=loaded.template_name,
             max_running=settings.max_running,
+            tool_format=loaded.prompting.tools,
+            reasoning=loaded.prompting.reasoning,
+            special_ids=loaded.prompting.special_ids,
+            template_variables=loaded.prompting.variables,
             abilities=frozenset(abilities if loaded.can_generate else {"embed"}),
         )
         self._thread: ModelThread | None = None
@@ -137,8 +143,8 @@ class GroupEngine:
 
         return await self._running_thread().run(embed_texts, self._loaded, texts)
 
-    def render(self, messages: Sequence[Message]) -> str:
-        return self._loaded.render(messages)
+    def render(self, messages: Sequence[Message], options: ChatOptions = ChatOptions()) -> str:
+        return self._loaded.render(messages, options)
 
     def tokenize(self, text: str, *, add_special_tokens: bool = True) -> list[int]:
         return self._loaded.encode(text, add_special_tokens)
@@ -164,7 +170,8 @@ class GroupEngine:
             return self._fitted(request, prompt_ids(request, self._loaded))
 
         size = len(request.prompt or ()) + sum(len(m.text) for m in request.messages or ())
-        return check() if size < INLINE_CHARS else await asyncio.to_thread(check)
+        ready = check() if size < INLINE_CHARS else await asyncio.to_thread(check)
+        return await self._grammars.joined(request, ready)
 
     def _fitted(self, request: GenerationRequest, ids: Sequence[int]) -> Checked:
         """The prompt and budget of a request; raises what `validate.checked` raises."""
@@ -183,6 +190,7 @@ class GroupEngine:
                 prompt_ids=row.answer.prompt_ids,
                 stream=row.answer.index,
                 logprobs=request.logprobs,
+                constraint=row.answer.constraint,
             )
         self._waiting.extend(rows)
         self._count()
@@ -278,7 +286,9 @@ class GroupEngine:
                 error = ModelError("the model gave no usable probabilities for the next token")
                 self._finish(row, "error", out, error=error)
                 continue
-            reason = row.answer.accept(drawn.token_ids[i], drawn.logprobs[i])
+            reason = row.answer.accept(
+                drawn.token_ids[i], drawn.logprobs[i], is_complete=i in drawn.complete
+            )
             if reason is not None:
                 self._finish(row, reason, out)
             elif row.answer.text:

@@ -1,7 +1,8 @@
 """One batch of logits -> one token per row, each row by its own settings.
 
 The order is repetition penalty (prompt and output), presence and frequency penalty (output),
-bias, temperature, then min-p, top-k and top-p, each on what the one before it left: penalties
+bias, temperature, the row's grammar, then min-p, top-k and top-p, each on what the one before it
+left: penalties
 and bias are of the raw scores, as OpenAI defines them and other servers apply them.
 Nothing is sorted: a token is drawn by inverse CDF in id order, and top-p accepts it when the
 mass of the tokens more probable than it is below p; otherwise the draw is repeated among just
@@ -35,11 +36,14 @@ from fastchat.engine.draw import (
     uniform,
     without_failed,
 )
+from fastchat.engine.grammar import apply_masks, fill_masks
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from torch import Tensor, device
+
+    from fastchat.engine.grammar import Constraint
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,6 +72,8 @@ class SampledBatch:
     """None for rows that did not ask."""
     failed: tuple[int, ...] = ()
     """Rows without a usable distribution (not-a-number or no finite logit); their id is 0."""
+    complete: frozenset[int] = frozenset()
+    """Rows whose grammar lets nothing follow."""
 
 
 def is_greedy(params: SamplingParams) -> bool:
@@ -116,6 +122,7 @@ class Sampler:
         prompt_ids: Sequence[int],
         stream: int = 0,
         logprobs: int | None = None,
+        constraint: Constraint | None = None,
     ) -> None:
         """Makes a row known.
 
@@ -125,8 +132,11 @@ class Sampler:
             prompt_ids: what the repetition penalty counts beside the output.
             stream: which of the independent answers of one seed this is.
             logprobs: alternatives to report, None for nothing.
+            constraint: the row's way through its grammar; the sampler advances it.
         """
-        self._rows[key] = _Row(params, prompt_ids, stream=stream, logprobs=logprobs)
+        row = _Row(params, prompt_ids, stream=stream, logprobs=logprobs)
+        row.constraint = constraint
+        self._rows[key] = row
         self._plan = None
 
     def remove(self, key: Hashable) -> None:
@@ -143,6 +153,10 @@ class Sampler:
         if plan is None or plan.keys != keys:
             plan = self._plan = _Plan(keys, [self._rows[key] for key in keys])
         token_ids, failed = self._draw(logits, plan)
+        complete: frozenset[int] = frozenset()
+        if plan.constrained:
+            complete, broken = plan.advance(token_ids)
+            failed = tuple(sorted({*failed, *broken}))
         logprobs: list[RawLogprob | None] = [None] * len(keys)
         if plan.asking:
             top = max(plan.rows[i].logprobs or 0 for i in plan.asking)
@@ -154,14 +168,20 @@ class Sampler:
                 )
         for row, token in zip(plan.rows, token_ids, strict=True):
             row.count(token)
-        return SampledBatch(token_ids=token_ids, logprobs=logprobs, failed=failed)
+        return SampledBatch(
+            token_ids=token_ids, logprobs=logprobs, failed=failed, complete=complete
+        )
 
     def _draw(self, logits: Tensor, plan: _Plan) -> tuple[list[int], tuple[int, ...]]:
         """The ids of all rows, and which rows had no usable distribution."""
-        if plan.is_plain_greedy:
+        held = [i for i in plan.constrained if plan.constraint(i).is_active]
+        if plan.is_plain_greedy and not held:
             return most_probable(logits)
         scores = logits.float() if logits.dtype.itemsize < 4 else logits.clone()
         plan.apply(scores)
+        if held:
+            masks = fill_masks([plan.constraint(i) for i in held], scores.shape[1])
+            apply_masks(scores, held, masks)
         if not plan.random:
             return most_probable(scores)
         if not plan.greedy:
@@ -224,6 +244,7 @@ class _Row:
     ) -> None:
         self.params = params
         self.logprobs = logprobs
+        self.constraint: Constraint | None = None
         self.is_greedy = is_greedy(params)
         self._seed = random.getrandbits(64) if params.seed is None else params.seed
         self._stream = stream
@@ -302,6 +323,7 @@ class _Plan:
         self.greedy = [i for i, row in enumerate(rows) if row.is_greedy]
         self.random = [i for i, row in enumerate(rows) if not row.is_greedy]
         self.asking = [i for i, row in enumerate(rows) if row.logprobs is not None]
+        self.constrained = [i for i, row in enumerate(rows) if row.constraint is not None]
         self._repeating = [(i, row) for i, row in enumerate(rows) if row.repeats]
         self._penalizing = [(i, row) for i, row in enumerate(rows) if row.penalizes]
         self._biased = [(i, row) for i, row in enumerate(rows) if len(row.bias_ids)]
@@ -316,6 +338,17 @@ class _Plan:
             if any(p.temperature != 1.0 for p in drawn)
             else None
         )
+
+    def constraint(self, place: int) -> Constraint:
+        """That of a row which has one."""
+        constraint = self.rows[place].constraint
+        assert constraint is not None
+        return constraint
+
+    def advance(self, token_ids: Sequence[int]) -> tuple[frozenset[int], list[int]]:
+        """Takes each grammar past its token: rows that are complete, and rows that broke."""
+        complete = frozenset(i for i in self.constrained if self.constraint(i).accept(token_ids[i]))
+        return complete, [i for i in self.constrained if self.constraint(i).is_broken]
 
     def apply(self, scores: Tensor) -> None:
         """Penalties, bias and temperature, in place. scores: (R, V) float32."""

@@ -21,6 +21,7 @@ from fastchat.engine.base import (
     FinishReason,
     GenerationRequest,
 )
+from fastchat.engine.grammar import Grammars
 from fastchat.engine.packed import PackedModel
 from fastchat.engine.plan import Segment
 from fastchat.engine.sampling import RawLogprob, Sampler, raw_logprobs
@@ -29,7 +30,7 @@ from fastchat.engine.scheduler import Sequence as Scheduled
 from fastchat.engine.thread import ChunkStream, ModelThread, model_error
 from fastchat.engine.validate import Checked, checked, prompt_ids
 from fastchat.errors import ModelError, UnavailableError, UsageError
-from fastchat.message import Message
+from fastchat.message import ChatOptions, Message
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -64,6 +65,7 @@ class SlotEngine:
             max_step_tokens=settings.max_step_tokens,
         )
         self._sampler = Sampler(loaded.vocab_size, loaded.device)
+        self._grammars = Grammars(loaded)
         self.info = EngineInfo(
             model_path=path,
             family=loaded.family.name,
@@ -74,7 +76,11 @@ class SlotEngine:
             scheduler="slots",
             template=loaded.template_name,
             max_running=settings.max_running,
-            abilities=frozenset({"generate", "embed", "logprobs", "logit_bias", "seed"}),
+            tool_format=loaded.prompting.tools,
+            reasoning=loaded.prompting.reasoning,
+            special_ids=loaded.prompting.special_ids,
+            template_variables=loaded.prompting.variables,
+            abilities=frozenset({"generate", "embed", "logprobs", "logit_bias", "seed", "grammar"}),
         )
         self._thread: ModelThread | None = None
         self._is_stopping = False
@@ -136,8 +142,8 @@ class SlotEngine:
             raise UnavailableError("this model is being stopped; try another or try again later")
         return await self._thread.run(compute)
 
-    def render(self, messages: Sequence[Message]) -> str:
-        return self._loaded.render(messages)
+    def render(self, messages: Sequence[Message], options: ChatOptions = ChatOptions()) -> str:
+        return self._loaded.render(messages, options)
 
     def tokenize(self, text: str, *, add_special_tokens: bool = True) -> list[int]:
         return self._loaded.encode(text, add_special_tokens)
@@ -160,7 +166,8 @@ class SlotEngine:
             return checked(request, self.info, ids, bos_token_id=bos)
 
         size = len(request.prompt or ()) + sum(len(m.text) for m in request.messages or ())
-        return check() if size < INLINE_CHARS else await asyncio.to_thread(check)
+        ready = check() if size < INLINE_CHARS else await asyncio.to_thread(check)
+        return await self._grammars.joined(request, ready)
 
     # From here on everything runs in the model's thread.
 
@@ -174,6 +181,7 @@ class SlotEngine:
                 prompt_ids=live.prompt_ids,
                 stream=choice.answer.index,
                 logprobs=live.request.logprobs,
+                constraint=choice.answer.constraint,
             )
             self._scheduler.add(choice.scheduled)
         if live.request.echo and not live.wants_prompt_logprobs:
@@ -244,7 +252,9 @@ class SlotEngine:
                 self._finish(choice, "error", out, error=error)
                 continue
             choice.scheduled.tokens.append(drawn.token_ids[i])
-            reason = choice.answer.accept(drawn.token_ids[i], drawn.logprobs[i])
+            reason = choice.answer.accept(
+                drawn.token_ids[i], drawn.logprobs[i], is_complete=i in drawn.complete
+            )
             if reason is not None:
                 self._finish(choice, reason, out)
             elif choice.answer.text:

@@ -4,13 +4,18 @@ Pure: numbers and ids are compared with what the model has. Types and shapes of 
 the business of `fastchat.protocol`.
 """
 
+from __future__ import annotations
+
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 from fastchat.engine.base import EngineInfo, GenerationRequest, SamplingParams
 from fastchat.errors import ContextOverflowError, OutOfRangeError, UsageError
-from fastchat.message import Message
+from fastchat.message import ChatOptions, Message
+
+if TYPE_CHECKING:
+    from fastchat.engine.grammar import Compiled
 
 MAX_N = 128
 MAX_LOGPROBS = 20
@@ -27,7 +32,9 @@ class Encoder(Protocol):
 
     def encode(self, text: str, add_special_tokens: bool = True) -> list[int]: ...
 
-    def encode_messages(self, messages: Sequence[Message]) -> list[int]: ...
+    def encode_messages(
+        self, messages: Sequence[Message], options: ChatOptions = ChatOptions()
+    ) -> list[int]: ...
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -40,6 +47,8 @@ class Checked:
     """New tokens at most."""
     n_dropped: int = 0
     """Tokens that `truncate_prompt` took from the prompt."""
+    compiled: Compiled | None = None
+    """The request's grammar."""
 
 
 def prompt_ids(request: GenerationRequest, encoder: Encoder) -> list[int]:
@@ -54,7 +63,7 @@ def prompt_ids(request: GenerationRequest, encoder: Encoder) -> list[int]:
             raise UsageError("messages is empty; give at least one", param="messages")
         if any(message.images for message in request.messages):
             raise UsageError("this model does not take images", param="messages")
-        return encoder.encode_messages(request.messages)
+        return encoder.encode_messages(request.messages, request.options)
     if isinstance(request.prompt, str):
         return encoder.encode(request.prompt)
     return list(request.prompt or ())

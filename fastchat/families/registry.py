@@ -68,6 +68,10 @@ class Family:
     """How token vectors become an embedding."""
     generation: Mapping[str, float] = field(default_factory=dict[str, float])
     """Sampling defaults where a request says nothing."""
+    tools: str | None = None
+    """How tool calls are written (`formats.toml`), where the chat template does not tell."""
+    reasoning: str | None = None
+    """How reasoning is marked (`formats.toml`), where the chat template does not tell."""
     source: str = ""
     """Where the model's makers describe it."""
 
@@ -141,7 +145,7 @@ class Registry:
         """Reads the families and templates of one more folder."""
         templates, families = dict(self._templates), dict(self._families)
         for path in sorted(folder.glob("*.toml")):
-            if path.name == "cards.toml":
+            if path.name in ("cards.toml", "formats.toml"):
                 continue
             for kind, name, table in _records(path):
                 where = f"{path.name}: {kind}.{name}"

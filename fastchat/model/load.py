@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from fastchat.errors import DataError, ModelError, UsageError
 from fastchat.families.registry import Family, Recognition, registry
-from fastchat.message import Message
+from fastchat.message import ChatOptions, Message
 from fastchat.model import hub, placement, prompting
 from fastchat.model.kind import Kind, context_length, inspect
 from fastchat.model.merged_adapter import merged, pair_adapter
@@ -98,19 +98,22 @@ class LoadedModel:
         """The prompt format's name; `tokenizer` for the tokenizer's own."""
         return self.prompting.name
 
-    def render(self, messages: Sequence[Message]) -> str:
+    def render(self, messages: Sequence[Message], options: ChatOptions = ChatOptions()) -> str:
         """The text of a conversation, with the slot for the answer open."""
-        return self.prompting.render(messages)
+        return self.prompting.render(messages, options)
 
     def encode(self, text: str, add_special_tokens: bool = True) -> list[int]:
         """The ids of a prompt text, with exactly one BOS where the tokenizer wants one."""
         ids = prompting.encode(self.tokenizer, text, add_special_tokens=add_special_tokens)
         return self._closed(ids) if add_special_tokens else ids
 
-    def encode_messages(self, messages: Sequence[Message]) -> list[int]:
+    def encode_messages(
+        self, messages: Sequence[Message], options: ChatOptions = ChatOptions()
+    ) -> list[int]:
         """The ids of a conversation, with the slot for the answer open."""
         is_complete = self.prompting.writes_special_tokens
-        return self._closed(self.encode(self.render(messages), add_special_tokens=not is_complete))
+        text = self.render(messages, options)
+        return self._closed(self.encode(text, add_special_tokens=not is_complete))
 
     def _closed(self, ids: list[int]) -> list[int]:
         """The ids of a prompt; what an encoder reads ends with the tokenizer's end token."""

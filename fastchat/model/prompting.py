@@ -7,17 +7,27 @@ one that suits a model of which nothing is known.
 
 from __future__ import annotations
 
+import json
 import logging
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+import re
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 from fastchat.errors import UsageError
-from fastchat.families.registry import Recognition, Registry
-from fastchat.message import Message
-from fastchat.template import Template
+from fastchat.families.formats import (
+    PLAIN_JSON,
+    ReasoningFormat,
+    ToolFormat,
+    reasoning_format,
+    tool_format,
+)
+from fastchat.families.registry import Family, Recognition, Registry
+from fastchat.message import ChatOptions, Message
+from fastchat.model.tool_text import plain_messages
+from fastchat.template import Template, fill_dates
 
 if TYPE_CHECKING:
     from fastchat.model.load import ModelSettings
@@ -32,18 +42,56 @@ SAMPLE = (
 """A conversation that every chat template can write, for comparing two of them."""
 
 
+OWN_ARGUMENTS = frozenset(
+    [
+        "conversation",
+        "messages",
+        "tools",
+        "documents",
+        "chat_template",
+        "add_generation_prompt",
+        "continue_final_message",
+        "tokenize",
+        "padding",
+        "truncation",
+        "max_length",
+        "return_tensors",
+        "return_dict",
+        "return_assistant_tokens_mask",
+        "tokenizer_kwargs",
+    ]
+)
+"""Names that a request's `chat_template_kwargs` may not take."""
+
+
+class Render(Protocol):
+    """Writes a conversation, with the slot for the answer open."""
+
+    def __call__(
+        self, messages: Sequence[Message], options: ChatOptions = ChatOptions()
+    ) -> str: ...
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Prompting:
     """The prompt format of one loaded model."""
 
     name: str
     """A template's name, a file's name, or `tokenizer`."""
-    render: Callable[[Sequence[Message]], str]
+    render: Render
     """The text of a conversation, with the slot for the answer open."""
     template: Template | None
     """The template, where the format is one of ours; its stops apply then."""
     lead: str = ""
     """Blanks that the format writes between the slot and an answer; no part of the answer."""
+    tools: ToolFormat = PLAIN_JSON
+    """How the model writes tool calls."""
+    reasoning: ReasoningFormat | None = None
+    """How it marks its reasoning, where it declares that."""
+    special_ids: Mapping[str, int] = field(default_factory=dict[str, int])
+    """Ids of those of the two formats' marks that are special tokens."""
+    variables: frozenset[str] = frozenset()
+    """Variables that the chat template reads, beside the messages and the tools."""
 
     @property
     def writes_special_tokens(self) -> bool:
@@ -59,74 +107,184 @@ def choose_prompting(
     Raises UsageError when a named template or file is not there or does not work.
     """
     own = getattr(tokenizer, "chat_template", None)
+    family = recognition.family
     if settings.conv_template:
-        chosen = from_template(known.template(settings.conv_template))
+        chosen = from_template(known.template(settings.conv_template), family, tokenizer)
         logger.info("prompt format: %s (--conv-template)", chosen.name)
         return chosen
     if settings.chat_template:
         path = Path(settings.chat_template)
-        chosen = from_jinja(tokenizer, _read_template(path), name=path.name)
+        chosen = from_jinja(tokenizer, _read_template(path), name=path.name, family=family)
         try:
             chosen.render(SAMPLE)
         except UsageError as error:
             raise UsageError(f"--chat-template {path.name!r}: {error.message}") from error
         logger.info("prompt format: %s (--chat-template)", chosen.name)
         return chosen
-    family = from_template(known.template(recognition.serving_template))
+    ours = from_template(known.template(recognition.serving_template), family, tokenizer)
     if not own:
         why = recognition.reason if recognition.is_known else "the tokenizer brings none"
-        logger.info("prompt format: %s (%s)", family.name, why)
-        return family
-    chosen = from_jinja(tokenizer, None, name="tokenizer")
+        logger.info("prompt format: %s (%s)", ours.name, why)
+        return ours
+    chosen = from_jinja(tokenizer, None, name="tokenizer", family=family)
     note = ""
-    if recognition.is_known and recognition.template and not _agree(chosen, family, tokenizer):
-        note = f"; it differs from {family.name} of family {recognition.family.name}"
+    if recognition.is_known and recognition.template and not _agree(chosen, ours, tokenizer):
+        note = f"; it differs from {ours.name} of family {family.name}"
     logger.info("prompt format: the tokenizer's own chat template%s", note)
     return chosen
 
 
-def from_template(template: Template) -> Prompting:
-    """The format of one of our templates."""
+def from_template(
+    template: Template, family: Family | None = None, tokenizer: Any = None
+) -> Prompting:
+    """The format of one of our templates; tools are told in its system text."""
+    tools = tool_format(family.tools if family else None, "")
+    reasoning = reasoning_format(family.reasoning if family else None, "")
 
-    def render(messages: Sequence[Message]) -> str:
-        return template.prompt(messages, now=datetime.now())
+    def render(messages: Sequence[Message], options: ChatOptions = ChatOptions()) -> str:
+        now = datetime.now()
+        if options.tools or _has_tool_turns(messages):
+            system = fill_dates(template.system_message, now)
+            messages = plain_messages(messages, options.tools, tools, system=system)
+        return template.prompt(messages, now=now)
 
     lead = template.assistant[0].removeprefix(template.open)
     is_blank = template.layout != "joined" and not lead.strip()
     return Prompting(
-        name=template.name, render=render, template=template, lead=lead if is_blank else ""
+        name=template.name,
+        render=render,
+        template=template,
+        lead=lead if is_blank else "",
+        tools=tools,
+        reasoning=reasoning,
+        special_ids=_special_ids(tokenizer, tools, reasoning),
     )
 
 
-def from_jinja(tokenizer: Any, source: str | None, *, name: str) -> Prompting:
+def from_jinja(
+    tokenizer: Any, source: str | None, *, name: str, family: Family | None = None
+) -> Prompting:
     """The format of a Jinja chat template; without a source, of the tokenizer's own.
 
     It runs in transformers' sandbox, which lets it neither reach Python's insides nor loop
-    without end over a range.
+    without end over a range. Tools go to the template where it reads them, and are told in the
+    system text where it does not.
     """
+    text = _template_text(tokenizer.chat_template if source is None else source)
+    knows_tools = re.search(r"\btools\b", text) is not None
+    tools = tool_format(family.tools if family else None, text if knows_tools else "")
+    reasoning = reasoning_format(family.reasoning if family else None, text)
 
-    def render(messages: Sequence[Message], is_open: bool = True) -> str:
-        from jinja2 import TemplateError
+    def render(
+        messages: Sequence[Message], options: ChatOptions = ChatOptions(), is_open: bool = True
+    ) -> str:
+        arguments = _template_arguments(options)
+        if knows_tools:
+            arguments["tools"] = list(options.tools) or None
+        elif options.tools or _has_tool_turns(messages):
+            messages = plain_messages(messages, options.tools, tools)
+        turns = [_turn(message) for message in messages]
+        return _applied(
+            tokenizer, turns, chat_template=source, add_generation_prompt=is_open, **arguments
+        )
 
-        turns = [{"role": message.role, "content": message.text} for message in messages]
-        try:
-            return tokenizer.apply_chat_template(
-                turns, chat_template=source, tokenize=False, add_generation_prompt=is_open
-            )
-        except (TemplateError, OverflowError, TypeError, ValueError, KeyError) as error:
-            reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+    return Prompting(
+        name=name,
+        render=render,
+        template=None,
+        lead=_lead(render),
+        tools=tools,
+        reasoning=reasoning,
+        special_ids=_special_ids(tokenizer, tools, reasoning),
+        variables=_variables(text),
+    )
+
+
+def _applied(tokenizer: Any, turns: list[dict[str, Any]], **arguments: Any) -> str:
+    """What a chat template makes of a conversation."""
+    from jinja2 import TemplateError
+
+    try:
+        return tokenizer.apply_chat_template(turns, tokenize=False, **arguments)
+    except (TemplateError, OverflowError, TypeError, ValueError, KeyError) as error:
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise UsageError(
+            f"the model's chat template refuses this conversation: {reason[:200]}",
+            param="messages",
+        ) from error
+
+
+def _template_arguments(options: ChatOptions) -> dict[str, Any]:
+    """A request's own variables for the template."""
+    for name in options.template_kwargs:
+        if name in OWN_ARGUMENTS or not name.isidentifier():
             raise UsageError(
-                f"the model's chat template refuses this conversation: {reason[:200]}",
-                param="messages",
-            ) from error
+                f"chat_template_kwargs: {name[:64]!r} is set by the server; leave it out",
+                param="chat_template_kwargs",
+            )
+    return dict(options.template_kwargs)
 
-    return Prompting(name=name, render=render, template=None, lead=_lead(render))
+
+def _turn(message: Message) -> dict[str, Any]:
+    """A message as chat templates read it."""
+    turn: dict[str, Any] = {"role": message.role, "content": message.text}
+    if message.name is not None:
+        turn["name"] = message.name
+    if message.tool_calls:
+        turn["tool_calls"] = [
+            {
+                "id": call.id,
+                "type": "function",
+                "function": {"name": call.name, "arguments": json.loads(call.arguments)},
+            }
+            for call in message.tool_calls
+        ]
+    if message.tool_call_id is not None:
+        turn["tool_call_id"] = message.tool_call_id
+    if message.reasoning:
+        turn["reasoning_content"] = message.reasoning
+    return turn
 
 
-def _lead(render: Callable[[Sequence[Message], bool], str]) -> str:
+def _has_tool_turns(messages: Sequence[Message]) -> bool:
+    return any(message.role == "tool" or message.tool_calls for message in messages)
+
+
+def _template_text(template: Any) -> str:
+    """All sources of a tokenizer's chat templates; several are known by name."""
+    return "\n".join(template.values()) if isinstance(template, dict) else str(template or "")
+
+
+def _variables(text: str) -> frozenset[str]:
+    """Names that a template reads and does not set; none where it cannot be parsed."""
+    from jinja2 import TemplateError, meta
+    from jinja2.sandbox import ImmutableSandboxedEnvironment
+
+    environment = ImmutableSandboxedEnvironment(
+        extensions=["jinja2.ext.loopcontrols", "jinja2.ext.do"]
+    )
+    text = re.sub(r"{%-?\s*(end)?generation\s*-?%}", "", text)
+    try:
+        return frozenset(meta.find_undeclared_variables(environment.parse(text))) - OWN_ARGUMENTS
+    except TemplateError:
+        return frozenset()
+
+
+def _special_ids(
+    tokenizer: Any, tools: ToolFormat, reasoning: ReasoningFormat | None
+) -> dict[str, int]:
+    """Ids of the marks that are special tokens, which texts usually leave out."""
+    marks = [tools.begin, tools.end, tools.between]
+    if reasoning is not None:
+        marks += [reasoning.open, reasoning.close]
+    special = set(getattr(tokenizer, "all_special_tokens", ()))
+    return {m: tokenizer.convert_tokens_to_ids(m) for m in marks if m and m in special}
+
+
+def _lead(render: Callable[..., str]) -> str:
     """The blanks that a chat template writes between the open slot and an answer."""
     try:
-        asked, answered = render(SAMPLE[:1], True), render(SAMPLE[:2], False)
+        asked, answered = render(SAMPLE[:1]), render(SAMPLE[:2], is_open=False)
     except UsageError:
         return ""
     before, answer, _ = answered.removeprefix(asked).partition(SAMPLE[1].text)

@@ -19,7 +19,8 @@ from fastchat.engine.base import (
     Usage,
 )
 from fastchat.errors import ModelError, UsageError
-from fastchat.message import Message
+from fastchat.message import ChatOptions, Message
+from fastchat.model.tool_text import plain_messages
 
 if TYPE_CHECKING:
     from fastchat.serve.base_model_worker import BaseModelWorker
@@ -57,6 +58,9 @@ class GateEngine:
             await asyncio.sleep(0.01)
 
     async def generate(self, request: GenerationRequest) -> AsyncGenerator[Chunk]:
+        if request.grammar is not None and not request.grammar.after:
+            param = request.grammar.param
+            raise UsageError("This worker cannot hold an answer to a grammar.", param=param)
         if request.logprobs is not None:
             raise UsageError("This worker reports no log-probabilities.", param="logprobs")
         prompt = self._prompt(request)
@@ -76,8 +80,12 @@ class GateEngine:
         counts = (found["token_num"], *[0] * (len(words) - 1))  # only their sum is published
         return Embeddings(vectors=found["embedding"], n_tokens=counts)
 
-    def render(self, messages: Sequence[Message]) -> str:
-        segments = self._gate.conv.template.render(messages, open_slot=True)
+    def render(self, messages: Sequence[Message], options: ChatOptions = ChatOptions()) -> str:
+        template = self._gate.conv.template
+        if options.tools or any(m.role == "tool" or m.tool_calls for m in messages):
+            system = template.system_message
+            messages = plain_messages(messages, options.tools, self.info.tool_format, system=system)
+        segments = template.render(messages, open_slot=True)
         return "".join(segment.text for segment in segments)
 
     def tokenize(self, text: str, *, add_special_tokens: bool = True) -> list[int]:
@@ -93,7 +101,7 @@ class GateEngine:
 
     def _prompt(self, request: GenerationRequest) -> str:
         if request.messages is not None:
-            return self.render(request.messages)
+            return self.render(request.messages, request.options)
         prompt = request.prompt or ""
         return prompt if isinstance(prompt, str) else self.detokenize(prompt)
 

@@ -1,0 +1,96 @@
+"""Tools for prompt formats that know none: told, called and answered in plain messages."""
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from typing import Any
+
+from fastchat.families.formats import ToolFormat
+from fastchat.message import Message, ToolCall
+
+_INTRODUCTION = """\
+You can call functions. These are the functions, one on a line, each with a JSON schema of its \
+arguments:
+
+{tools}
+
+To call a function, write this, with nothing before and nothing after it:
+
+{form}
+
+{more}The result comes back in the next message. When no function is needed, answer in \
+plain words."""
+
+_SEVERAL = "To call several functions, write several calls, each on a line of its own. "
+
+
+def introduction(tools: Sequence[Mapping[str, Any]], form: ToolFormat) -> str:
+    """The system text that tells a model of its tools and how to call them."""
+    described = [
+        {key: tool["function"][key] for key in _SHOWN if key in tool["function"]} for tool in tools
+    ]
+    lines = "\n".join(json.dumps(one, ensure_ascii=False) for one in described)
+    sample = written((ToolCall(id="", name="NAME", arguments='{"ARGUMENT": VALUE}'),), form)
+    several = _SEVERAL if form.shape == "object" else ""
+    return _INTRODUCTION.format(tools=lines, form=sample, more=several)
+
+
+_SHOWN = ("name", "description", "parameters")
+
+
+def plain_messages(
+    messages: Sequence[Message],
+    tools: Sequence[Mapping[str, Any]],
+    form: ToolFormat,
+    *,
+    system: str = "",
+) -> list[Message]:
+    """The same conversation with the roles system, user and assistant, and text, alone.
+
+    system: the format's own system text, which stands where the conversation has none.
+    """
+    given = [m.text for m in messages if m.role == "system"] or [system]
+    told = introduction(tools, form) if tools else ""
+    texts = [text for text in (*given, told) if text]
+    plain: list[Message] = []
+    if tools or any(m.role == "system" for m in messages):
+        plain.append(Message(role="system", text="\n\n".join(texts)))
+    names: dict[str | None, str] = {}
+    for message in messages:
+        names |= {call.id: call.name for call in message.tool_calls}
+        if message.role == "system":
+            continue
+        if message.role == "tool":
+            _append_result(plain, message, names.get(message.tool_call_id))
+        elif message.tool_calls:
+            text = "\n".join(filter(None, (message.text, written(message.tool_calls, form))))
+            plain.append(replace(message, text=text, tool_calls=()))
+        else:
+            plain.append(message)
+    return plain
+
+
+def written(calls: Sequence[ToolCall], form: ToolFormat) -> str:
+    """Calls as a model of this format writes them."""
+    if form.shape == "named":
+        return "".join(f"{form.begin}{c.name}{form.between}{c.arguments}" for c in calls)
+    objects = [
+        f'{{"name": {json.dumps(c.name)}, "{form.arguments}": {c.arguments}}}' for c in calls
+    ]
+    if form.shape == "list":
+        return f"{form.begin}[{', '.join(objects)}]"
+    if form.end:
+        return form.separator.join(f"{form.begin}\n{one}\n{form.end}" for one in objects)
+    return form.separator.join(objects)
+
+
+def _append_result(plain: list[Message], message: Message, name: str | None) -> None:
+    """Tells the result of a call in the words of the user; several results are one message."""
+    source = message.name or name
+    head = f"Result of the function {source}:" if source else "Result of the function:"
+    text = f"{head}\n{message.text}"
+    last = plain[-1] if plain else None
+    if last is not None and last.role == "user" and last.text.startswith("Result of the function"):
+        plain[-1] = replace(last, text=f"{last.text}\n\n{text}")
+    else:
+        plain.append(Message(role="user", text=text, images=message.images))

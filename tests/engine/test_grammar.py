@@ -1,0 +1,220 @@
+import asyncio
+import json
+import re
+from collections.abc import AsyncIterator, Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import pytest
+import torch
+from schemas import SCHEMAS, Person
+
+from fastchat.engine.base import Chunk, Engine, GenerationRequest, Grammar, SamplingParams
+from fastchat.engine.choose import EngineSettings, open_engine
+from fastchat.engine.grammar import Grammars, apply_masks
+from fastchat.errors import UsageError
+from fastchat.model.load import ModelSettings
+
+SAMPLED = SamplingParams(seed=3)
+SHAPED = SamplingParams(
+    temperature=1.3, top_p=0.95, top_k=200, repetition_penalty=1.2, presence_penalty=0.5, seed=5
+)
+
+
+async def opened(folder: Path, scheduler: Literal["slots", "groups"]) -> Engine:
+    return await open_engine(
+        ModelSettings(model_path=str(folder), dtype="float32", num_threads=1, device="cpu"),
+        EngineSettings(max_cached_tokens=8192, scheduler=scheduler),
+    )
+
+
+@pytest.fixture(params=["slots", "groups"])
+async def engine(
+    request: pytest.FixtureRequest, model_folder: Callable[[str], Path]
+) -> AsyncIterator[Engine]:
+    running = await opened(model_folder("llama"), request.param)
+    yield running
+    await running.stop(0.0)
+
+
+def schema(model: Any) -> Grammar:
+    source = json.dumps(model.model_json_schema())
+    return Grammar(kind="json_schema", source=source, param="response_format")
+
+
+def regex(pattern: str, **values: Any) -> Grammar:
+    return Grammar(kind="regex", source=pattern, param="guided_regex", **values)
+
+
+def asked(grammar: Grammar | None, **values: Any) -> GenerationRequest:
+    values = {"max_tokens": 200, "sampling": SAMPLED, **values}
+    return GenerationRequest(request_id="t", prompt="Write.", grammar=grammar, **values)
+
+
+async def answers(engine: Engine, wanted: GenerationRequest) -> dict[int, tuple[str, str]]:
+    """Text and finish reason by choice."""
+    texts: dict[int, list[str]] = {}
+    reasons: dict[int, str] = {}
+    async for chunk in engine.generate(wanted):
+        assert chunk.error is None, chunk.error
+        texts.setdefault(chunk.index, []).append(chunk.text)
+        if chunk.finish_reason:
+            reasons[chunk.index] = chunk.finish_reason
+    return {i: ("".join(parts), reasons[i]) for i, parts in texts.items()}
+
+
+async def answer(engine: Engine, wanted: GenerationRequest) -> tuple[str, str]:
+    return (await answers(engine, wanted))[0]
+
+
+async def test_random_weights_write_what_each_schema_demands(engine: Engine) -> None:
+    for model in SCHEMAS:
+        text, reason = await answer(engine, asked(schema(model)))
+        assert reason == "stop", (model, text)
+        model.model_validate_json(text)
+
+
+async def test_a_regular_expression_is_matched_whole(engine: Engine) -> None:
+    text, reason = await answer(engine, asked(regex(r"[a-f]{3}-[0-9]{2,4}!")))
+    assert re.fullmatch(r"[a-f]{3}-[0-9]{2,4}!", text)
+    assert reason == "stop"
+
+
+async def test_one_of_the_choices_is_given(engine: Engine) -> None:
+    choices = ["yes", "no", 'say "maybe"', "für später"]
+    grammar = Grammar(kind="choice", source=json.dumps(choices), param="guided_choice")
+    found = await answers(engine, asked(grammar, n=8))
+    assert {text for text, _ in found.values()} <= set(choices)
+    assert {reason for _, reason in found.values()} == {"stop"}
+    assert len({text for text, _ in found.values()}) > 1
+
+
+async def test_a_lark_grammar_is_followed(engine: Engine) -> None:
+    grammar = Grammar(kind="lark", source='start: "(" start ")" | "x"', param="guided_grammar")
+    text, _ = await answer(engine, asked(grammar, sampling=replace(SAMPLED, logit_bias={93: 5.0})))
+    assert re.fullmatch(r"\(*x\)*", text) and text.count("(") == text.count(")")
+
+
+async def test_a_limit_cuts_the_answer_and_says_so(engine: Engine) -> None:
+    text, reason = await answer(engine, asked(schema(Person), max_tokens=4))
+    assert reason == "length"
+    assert text.startswith("{")
+
+
+async def test_rows_with_and_without_a_grammar_share_a_batch(engine: Engine) -> None:
+    alone = await answer(engine, asked(None, max_tokens=30, ignore_eos=True))
+    held = asked(regex("[0-9]{30}"), sampling=replace(SAMPLED, temperature=0.0))
+    greedy = asked(None, max_tokens=30, ignore_eos=True, sampling=SamplingParams(temperature=0.0))
+    plain = await answer(engine, greedy)
+    together = await asyncio.gather(
+        answer(engine, asked(None, max_tokens=30, ignore_eos=True)),
+        answer(engine, held),
+        answer(engine, greedy),
+    )
+    assert together[0] == alone
+    assert re.fullmatch("[0-9]{30}", together[1][0])
+    assert together[2] == plain
+
+
+async def test_seeds_penalties_and_cuts_work_under_a_grammar(engine: Engine) -> None:
+    wanted = asked(schema(Person), sampling=SHAPED, n=3, logprobs=2)
+    first, again = await answers(engine, wanted), await answers(engine, wanted)
+    assert first == again
+    for text, _ in first.values():
+        Person.model_validate_json(text)
+
+
+async def test_log_probabilities_are_of_the_tokens_that_were_drawn(engine: Engine) -> None:
+    chunks: list[Chunk] = [c async for c in engine.generate(asked(regex("[0-9]{5}"), logprobs=1))]
+    spelled = "".join(t.token for c in chunks for t in c.logprobs)
+    assert spelled == "".join(c.text for c in chunks)
+
+
+@pytest.mark.parametrize(
+    ("grammar", "reason"),
+    [
+        (Grammar(kind="json_schema", source='{"type": "thing"}', param="p"), "thing"),
+        (Grammar(kind="json_schema", source='{"not": {}}', param="p"), "not"),
+        (Grammar(kind="json_schema", source="[1", param="p"), "p"),
+        (Grammar(kind="regex", source="(ab", param="p"), "unclosed group"),
+        (Grammar(kind="lark", source="start: other", param="p"), "unknown name"),
+    ],
+)
+async def test_what_cannot_be_compiled_is_refused_with_the_reason(
+    engine: Engine, grammar: Grammar, reason: str
+) -> None:
+    with pytest.raises(UsageError, match=reason) as refused:
+        await answer(engine, asked(grammar))
+    assert refused.value.param == "p"
+    assert "\n" not in refused.value.message
+
+
+async def test_without_its_mark_a_grammar_changes_nothing(engine: Engine) -> None:
+    free = await answer(engine, asked(None, max_tokens=40))
+    assert await answer(engine, asked(regex("x", after=("never\n",)), max_tokens=40)) == free
+
+
+def forced(text: str) -> SamplingParams:
+    """Settings under which a free text is nothing but this one character."""
+    return SamplingParams(temperature=0.0, logit_bias={3 + sorted_byte(text): 100.0})
+
+
+def sorted_byte(character: str) -> int:
+    from tokenizers import pre_tokenizers
+
+    return sorted(pre_tokenizers.ByteLevel.alphabet()).index(character)
+
+
+async def test_a_repeated_grammar_lets_the_text_be_free_again(engine: Engine) -> None:
+    grammar = regex("[0-9]{2};", after=("#",), repeats=True)
+    text, reason = await answer(engine, asked(grammar, max_tokens=12, sampling=forced("#")))
+    assert re.fullmatch("(#[0-9]{2};){3}", text)
+    assert reason == "length"
+
+
+async def test_without_repeats_the_answer_ends_with_the_grammar(engine: Engine) -> None:
+    grammar = regex("[0-9]{2};", after=("#",))
+    text, reason = await answer(engine, asked(grammar, max_tokens=12, sampling=forced("#")))
+    assert re.fullmatch("#[0-9]{2};", text)
+    assert reason == "stop"
+
+
+async def test_a_compiled_grammar_is_kept(engine: Any) -> None:
+    await answer(engine, asked(regex("a{3}")))
+    grammars: Grammars = engine._grammars
+    known = await grammars.compiled(regex("a{3}"))
+    assert await grammars.compiled(regex("a{3}")) is known
+
+
+@pytest.mark.parametrize("rows", [[0, 1, 2], [1]])
+def test_masks_leave_what_they_allow_and_other_rows_alone(rows: list[int]) -> None:
+    torch.manual_seed(0)
+    scores = torch.randn(3, 75)
+    allowed = np.random.default_rng(1).random((len(rows), 75)) < 0.4
+    bits = np.zeros((len(rows), 3), np.uint32)
+    for i, j in zip(*allowed.nonzero(), strict=True):
+        bits[i, j >> 5] |= np.uint32(1 << (int(j) & 31))
+    masked = scores.clone()
+    apply_masks(masked, rows, bits)
+    for i in range(3):
+        if i in rows:
+            kept = torch.from_numpy(allowed[rows.index(i)])
+            assert torch.equal(masked[i][kept], scores[i][kept])
+            assert bool((masked[i][~kept] == float("-inf")).all())
+        else:
+            assert torch.equal(masked[i], scores[i])
+
+
+@pytest.mark.slow
+async def test_all_of_100_random_answers_are_valid(model_folder: Callable[[str], Path]) -> None:
+    engine = await opened(model_folder("qwen2"), "slots")
+    try:
+        for model in SCHEMAS:
+            found = await answers(engine, asked(schema(model), n=10))
+            assert {reason for _, reason in found.values()} == {"stop"}
+            for text, _ in found.values():
+                model.model_validate_json(text)
+    finally:
+        await engine.stop(0.0)
