@@ -4,14 +4,13 @@ What a message says is text: an end mark inside it stays letters, and only the t
 marks become special tokens, so the length here is the number of ids that training makes.
 """
 
-import re
-import secrets
 from collections.abc import Callable, Sequence
 from itertools import pairwise
 
 from fastchat.data.token_counts import TokenCounter
 from fastchat.errors import UsageError
 from fastchat.message import Message
+from fastchat.model.special_text import SpecialText
 from fastchat.model.tokenizer_file import AddedMark, TokenizerFile
 from fastchat.template import Template
 
@@ -30,38 +29,15 @@ class RenderedLength:
     """Lengths of conversations for one tokenizer and one way of writing them."""
 
     def __init__(self, tokenizer: TokenizerFile, pieces: Pieces) -> None:
-        from tokenizers import AddedToken
-
         self._pieces = pieces
-        specials = sorted(tokenizer.specials, key=lambda mark: len(mark.text), reverse=True)
-        self._special = re.compile("|".join(re.escape(mark.text) for mark in specials) or r"(?!)")
-        # Nobody can write these into a message: marks stand for the template's own special
-        # tokens, guards hide those that a message spells.
-        key = secrets.token_hex(8)
-        self._marks = {mark.text: f"\ue000{key}:{i}\ue001" for i, mark in enumerate(specials)}
-        self._guards = {mark.text: f"\ue002{key}:{i}\ue003" for i, mark in enumerate(specials)}
-        self._guarded = {guard: text for text, guard in self._guards.items()}
-        self._guard = re.compile(f"\ue002{key}:[0-9]+\ue003")
-        self._bos = self._marks.get(tokenizer.bos or "")
+        self._special = SpecialText(tokenizer.specials)
+        self._bos = self._special.mark_of(tokenizer.bos)
         self._tokenizer = tokenizer.open()
-        self._tokenizer.encode_special_tokens = True
-        self._tokenizer.add_tokens(
-            [
-                AddedToken(
-                    self._marks[mark.text],
-                    lstrip=mark.lstrip,
-                    rstrip=mark.rstrip,
-                    single_word=False,
-                    normalized=False,
-                    special=False,
-                )
-                for mark in specials
-            ]
-        )
+        self._special.add_to(self._tokenizer)
         added = [
             AddedMark(
                 id=mark.id,
-                text=self._marks.get(mark.text, mark.text),
+                text=self._special.mark_of(mark.text) or mark.text,
                 special=mark.special,
                 lstrip=mark.lstrip,
                 rstrip=mark.rstrip,
@@ -114,19 +90,12 @@ class RenderedLength:
 
     def _marked(self, system: Sequence[Message], rounds: Sequence[Round]) -> list[str]:
         """The pieces with the template's special tokens as marks."""
+        hidden = self._special.hidden
         pieces = self._pieces(
-            [self._hidden(message) for message in system],
-            [(self._hidden(asked), self._hidden(answer)) for asked, answer in rounds],
+            [hidden(message) for message in system],
+            [(hidden(asked), hidden(answer)) for asked, answer in rounds],
         )
-        marks, guarded = self._marks, self._guarded
-        pieces = [self._special.sub(lambda found: marks[found[0]], piece) for piece in pieces]
-        return [self._guard.sub(lambda found: guarded[found[0]], piece) for piece in pieces]
-
-    def _hidden(self, message: Message) -> Message:
-        """The message with special tokens in it hidden from the search for the template's."""
-        guards = self._guards
-        text, n_found = self._special.subn(lambda found: guards[found[0]], message.text)
-        return Message(role=message.role, text=text) if n_found else message
+        return [self._special.marked(piece) for piece in pieces]
 
 
 def slack(n_rounds: int) -> int:

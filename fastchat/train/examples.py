@@ -8,8 +8,6 @@ and only the template's own marks become special tokens.
 Knows no model, no trainer and no files.
 """
 
-import re
-import secrets
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
@@ -20,6 +18,8 @@ import numpy.typing as npt
 from fastchat.data.records import GPT, HUMAN, Record, Turn
 from fastchat.errors import UsageError
 from fastchat.message import Message
+from fastchat.model.special_text import SpecialText
+from fastchat.model.tokenizer_file import AddedMark
 from fastchat.template import Segment
 
 if TYPE_CHECKING:
@@ -173,50 +173,23 @@ class Labeller:
                 f"{type(tokenizer).__name__} does not tell where a token stood in the text, which "
                 "the loss mask needs; use a model with a fast tokenizer (tokenizer.json)."
             )
-        from tokenizers import AddedToken, Tokenizer
+        from tokenizers import Tokenizer
 
         self.render = render
         self.max_length = max_length
-        specials = {
-            token.content: (number, token)
-            for number, token in tokenizer.added_tokens_decoder.items()
-            if token.special and token.content
-        }
-        self.bos: str | None = tokenizer.bos_token
-        # Longest first, so that a mark is never taken for a shorter one it contains.
-        self.specials: list[str] = sorted(specials, key=len, reverse=True)
-        self.any_special = re.compile("|".join(map(re.escape, self.specials)) or r"(?!)")
-        # Nobody can write these into a message: they stand for the template's own marks
-        # while specials of the messages are letters to the tokenizer.
-        key = secrets.token_hex(8)
-        self.marks = {text: f"\ue000{key}:{i}\ue001" for i, text in enumerate(self.specials)}
-        self.guards = {text: f"\ue002{key}:{i}\ue003" for i, text in enumerate(self.specials)}
-        self.guarded = {guard: text for text, guard in self.guards.items()}
-        self.any_guard = re.compile(f"\ue002{key}:\\d+\ue003")
+        self.special = SpecialText(special_marks(tokenizer))
+        self.first_mark = self.special.mark_of(tokenizer.bos_token)
         # A tokenizer of our own: neither padding nor truncation of the caller's reaches it.
         self.backend = Tokenizer.from_str(tokenizer.backend_tokenizer.to_str())
         self.backend.no_truncation()
         self.backend.no_padding()
-        self.backend.encode_special_tokens = True
-        self.backend.add_tokens(
-            [
-                AddedToken(
-                    self.marks[text],
-                    lstrip=token.lstrip,
-                    rstrip=token.rstrip,
-                    single_word=False,
-                    normalized=False,
-                    special=False,
-                )
-                for text, (_, token) in specials.items()
-            ]
-        )
+        self.special.add_to(self.backend)
         n_ids = self.backend.get_vocab_size(with_added_tokens=True)
         self.real_ids = np.arange(
             max(n_ids, max(tokenizer.added_tokens_decoder, default=0) + 1), dtype=np.int32
         )
-        for text, (number, _) in specials.items():
-            self.real_ids[self.backend.token_to_id(self.marks[text])] = number
+        for one in self.special.specials:
+            self.real_ids[self.backend.token_to_id(self.special.mark_of(one.text) or "")] = one.id
         self.before, self.after = self._added_ids()
 
     def __getstate__(self) -> dict[str, Any]:
@@ -261,13 +234,12 @@ class Labeller:
     def _marked(self, lesson: Lesson | Sequence[Message]) -> tuple[str, list[Span]]:
         """The text with the template's specials as marks, and what is learned of it."""
         messages = lesson.messages if isinstance(lesson, Lesson) else lesson
-        segments = self.render([self._guarded(message) for message in messages])
+        segments = self.render([self.special.hidden(message) for message in messages])
         learned = self._learned(segments, lesson)
         text = ""
         spans: list[Span] = []
         for segment, is_learned in zip(segments, learned, strict=True):
-            piece = self.any_special.sub(lambda found: self.marks[found[0]], segment.text)
-            piece = self.any_guard.sub(lambda found: self.guarded[found[0]], piece)
+            piece = self.special.marked(segment.text)
             if is_learned and piece:
                 joins = spans and spans[-1].end == len(text)
                 start = spans.pop().start if joins else len(text)
@@ -297,11 +269,6 @@ class Labeller:
             result.append(bool(flags and holds_message and flags.pop()))
         return result[::-1]
 
-    def _guarded(self, message: Message) -> Message:
-        """The message with specials in it hidden from the search for the template's own."""
-        text = self.any_special.sub(lambda found: self.guards[found[0]], message.text)
-        return message if text == message.text else Message(role=message.role, text=text)
-
     def _example(self, encoding: "Encoding", *, text: str, learned: Sequence[Span]) -> Example:
         """The ids of a tokenized text, and labels where characters overlap what is learned."""
         ids = self.real_ids[encoding.ids]
@@ -309,7 +276,7 @@ class Labeller:
         for first, last in _tokens_over(encoding, len(ids), spans=learned):
             labels[first:last] = ids[first:last]
         before = self.before
-        if self.bos and len(before) and text.startswith(self.marks.get(self.bos, "\0")):
+        if self.first_mark and len(before) and text.startswith(self.first_mark):
             # The template wrote the first mark itself; the tokenizer must not add another.
             before = before[1:]
         ids = np.concatenate([before, ids, self.after])
@@ -323,6 +290,22 @@ class Labeller:
             n_cut=len(over),
             n_cut_learned=int((over != IGNORED).sum()),
         )
+
+
+def special_marks(tokenizer: Any) -> list[AddedMark]:
+    """The special tokens of one of transformers' tokenizers."""
+    return [
+        AddedMark(
+            id=number,
+            text=token.content,
+            special=True,
+            lstrip=token.lstrip,
+            rstrip=token.rstrip,
+            single_word=token.single_word,
+        )
+        for number, token in tokenizer.added_tokens_decoder.items()
+        if token.special and token.content
+    ]
 
 
 def _tokens_over(
