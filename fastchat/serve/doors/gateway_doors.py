@@ -1,8 +1,12 @@
 """All doors of a gateway, and what they keep running."""
 
-from fastchat.serve.doors.door import Door, DoorTable
+import asyncio
+
+from fastchat.serve.doors.door import DoorTable
+from fastchat.serve.doors.door_stores import DoorStores
 from fastchat.serve.doors.inside import Inside, Route
 from fastchat.serve.doors.messages import MessagesDoors
+from fastchat.serve.doors.responses import ResponsesDoors
 
 
 class GatewayDoors:
@@ -11,12 +15,19 @@ class GatewayDoors:
     Args:
         route: answers a request to the gateway's own routes.
         limit_bytes: of a request's body.
+        database_url: where doors remember; None is for the life of the process.
     """
 
-    def __init__(self, route: Route, *, limit_bytes: int) -> None:
+    def __init__(self, route: Route, *, limit_bytes: int, database_url: str | None = None) -> None:
         inside = Inside(route)
-        doors: list[Door] = MessagesDoors(inside, limit_bytes=limit_bytes).doors()
-        self.table = DoorTable(doors)
+        self._stores = DoorStores(database_url)
+        self._responses = ResponsesDoors(inside, self._stores.responses, limit_bytes=limit_bytes)
+        self.table = DoorTable(
+            [
+                *MessagesDoors(inside, limit_bytes=limit_bytes).doors(),
+                *self._responses.doors(),
+            ]
+        )
         self.at = self.table.at
 
     async def start(self) -> None:
@@ -24,3 +35,5 @@ class GatewayDoors:
 
     async def stop(self) -> None:
         """Ends what was started."""
+        await self._responses.stop()
+        await asyncio.to_thread(self._stores.close)

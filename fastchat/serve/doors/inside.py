@@ -207,9 +207,9 @@ class ChatReply:
         return any(kind.startswith(b"text/event-stream") for kind in kinds)
 
 
-def acting_for(key_id: str | None) -> Scope:
-    """A scope for work that goes on after the request that asked for it."""
-    return {KEY_ID: key_id, "http_version": "1.1", "scheme": "http"}
+def acting_for(caller: Scope) -> Scope:
+    """A scope for work that goes on after the request `caller` that asked for it."""
+    return {name: value for name, value in caller.items() if name.startswith("fastchat.")}
 
 
 def key_id(scope: Scope) -> str | None:
