@@ -7,6 +7,7 @@ import signal
 import socket
 import subprocess
 import sys
+import tempfile
 import time
 import urllib.request
 from collections.abc import Mapping, Sequence
@@ -106,6 +107,31 @@ def load(tools: Path, base_url: str, model: str, *flags: str, pids: Sequence[int
         if level["errors"]:
             raise SystemExit(f"{base_url}: {level['error_kinds']} {level['error_samples']}")
     return report
+
+
+def run_child(script: str, name: str, python: str, **given: str) -> Any:
+    """What `script --child name` measured in a process of its own, with one thread.
+
+    The script gets every value in `given` as a flag, a folder for what it writes as `--out`, and
+    the path of a JSON file for its result as `--report`.
+    """
+    with tempfile.TemporaryDirectory() as folder:
+        report = Path(folder) / "report.json"
+        words = [python, str(Path(script).resolve()), "--child", name, "--report", str(report)]
+        for flag, value in {"out": folder, **given}.items():
+            words += [f"--{flag}", value]
+        done = subprocess.run(
+            words,
+            cwd=folder,
+            env={**os.environ, "OMP_NUM_THREADS": "1", "TOKENIZERS_PARALLELISM": "false"},
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            check=False,
+        )
+        if done.returncode:
+            raise SystemExit(f"{name} failed:\n{done.stdout[-3000:]}")
+        return json.loads(report.read_text("utf-8"))
 
 
 def make_model(tools: Path, models: Path, size: str) -> Path:

@@ -12,7 +12,6 @@ generator's, since the upstream package leaves longer ones out with this tokeniz
 
 import argparse
 import json
-import os
 import subprocess
 import sys
 import tempfile
@@ -21,7 +20,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from processes import ROOT, TOOLS, table
+from processes import ROOT, TOOLS, run_child, table
 
 WINDOW = 512
 TOKENIZE_WINDOW = 2048
@@ -217,27 +216,6 @@ CHILDREN = {
 }
 
 
-def run_child(name: str, python: str, **given: str) -> dict[str, Any]:
-    """What one of the children measured, in a process of its own."""
-    with tempfile.TemporaryDirectory() as folder:
-        report = Path(folder) / "report.json"
-        words = [python, str(Path(__file__).resolve()), "--child", name, "--report", str(report)]
-        for flag, value in {"out": folder, **given}.items():
-            words += [f"--{flag}", value]
-        done = subprocess.run(
-            words,
-            cwd=folder,
-            env={**os.environ, "OMP_NUM_THREADS": "1", "TOKENIZERS_PARALLELISM": "false"},
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-            check=False,
-        )
-        if done.returncode:
-            raise SystemExit(f"{name} failed:\n{done.stdout[-3000:]}")
-        return json.loads(report.read_text("utf-8"))
-
-
 def make_inputs(tools: Path, folder: Path, n: int) -> dict[str, str]:
     """Conversations, their first rounds, the model, and the ids that all shall learn."""
     import torch
@@ -309,6 +287,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         made = make_inputs(args.tools, Path(name), args.conversations)
         found = {
             child: run_child(
+                __file__,
                 child,
                 python,
                 data=made["talks"] if child.startswith("tokenize") else made["rounds"],

@@ -9,16 +9,14 @@ and masks, and quantizes and adapts the same way.
 
 import argparse
 import json
-import os
 import resource
-import subprocess
 import sys
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from processes import ROOT, TOOLS, table
+from processes import ROOT, TOOLS, run_child, table
 from training import WINDOW, common_flags, make_inputs
 
 STEPS = 4
@@ -102,27 +100,6 @@ CHILDREN = {
 }
 
 
-def run_child(name: str, python: str, **given: str) -> float:
-    """The peak of one training in MiB."""
-    with tempfile.TemporaryDirectory() as folder:
-        report = Path(folder) / "report.json"
-        words = [python, str(Path(__file__).resolve()), "--child", name, "--report", str(report)]
-        for flag, value in {"out": folder, **given}.items():
-            words += [f"--{flag}", value]
-        done = subprocess.run(
-            words,
-            cwd=folder,
-            env={**os.environ, "OMP_NUM_THREADS": "1", "TOKENIZERS_PARALLELISM": "false"},
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-            check=False,
-        )
-        if done.returncode:
-            raise SystemExit(f"{name} failed:\n{done.stdout[-3000:]}")
-        return json.loads(report.read_text("utf-8"))
-
-
 def main(argv: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawTextHelpFormatter
@@ -144,7 +121,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         for child in CHILDREN:
             python = args.trl_python if "TRL" in child else sys.executable
             peak = run_child(
-                child, python, data=made["rounds"], model=made["model"], ids=made["ids"]
+                __file__, child, python, data=made["rounds"], model=made["model"], ids=made["ids"]
             )
             rows.append([child, f"{peak:,.0f}"])
     print(table(["training", "peak MiB"], rows))
