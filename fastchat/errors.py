@@ -17,6 +17,8 @@
     └── UnavailableError              503  50005   nobody can answer now
         ├── BusyError                 429  42903
         ├── RateLimitError            429  42901
+        │   └── QuotaError            429  42902
+        ├── ProviderError             502  50006
         ├── StoreError                503  50001
         └── UpstreamTimeoutError      504  50006
 
@@ -199,6 +201,23 @@ class RateLimitError(UnavailableError):
     type = "rate_limit_error"
     code = "rate_limit_exceeded"
     retry_after_s = 60
+
+
+class QuotaError(RateLimitError):
+    """The caller has used up its share of the day."""
+
+    error_code = ErrorCode.QUOTA_EXCEEDED
+    type = "insufficient_quota"
+    code = "insufficient_quota"
+
+
+class ProviderError(UnavailableError):
+    """A remote provider refused or failed a request that was right."""
+
+    status = 502
+    error_code = ErrorCode.CONTROLLER_WORKER_TIMEOUT
+    type = "upstream_error"
+    code = "provider_error"
 
 
 class StoreError(UnavailableError):
