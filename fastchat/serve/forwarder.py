@@ -14,8 +14,14 @@ from dataclasses import dataclass
 import orjson
 from starlette.types import Message, Receive, Send
 
-from fastchat.errors import FastChatError, UnavailableError, UpstreamTimeoutError
+from fastchat.errors import (
+    AuthenticationError,
+    FastChatError,
+    UnavailableError,
+    UpstreamTimeoutError,
+)
 from fastchat.protocol.errors import error_body
+from fastchat.serve import metering
 from fastchat.serve.asgi import (
     SSE_DONE,
     SSE_KEEPALIVE,
@@ -25,6 +31,7 @@ from fastchat.serve.asgi import (
     sse_error,
 )
 from fastchat.serve.endpoints import Endpoint
+from fastchat.serve.limits import Caller
 from fastchat.serve.roster import Roster
 from fastchat.serve.upstream import BrokenError, ConnectError, Connection, Headers
 
@@ -76,6 +83,8 @@ class Exchange:
         "endpoint",
         "is_sending",
         "kept_at",
+        "key_id",
+        "meter",
         "model",
         "moved_at",
         "started",
@@ -90,9 +99,13 @@ class Exchange:
         self.is_sending = False  # waiting for the client to take bytes
         self.moved_at = now
         self.kept_at = now
+        self.key_id: str | None = None
+        self.meter: metering.Meter | None = None
 
     def attach(self, connection: Connection) -> None:
         self.connection = connection
+        if self.meter is not None:
+            self.meter.sent()
         if self.ended is not None:
             connection.abort(self.ended)
 
@@ -126,13 +139,46 @@ class Forwarder:
         return len(self._live)
 
     async def forward(
-        self, model: str, path: str, *, body: bytes, receive: Receive, send: Send
+        self,
+        model: str,
+        path: str,
+        *,
+        body: bytes,
+        receive: Receive,
+        send: Send,
+        caller: Caller | None = None,
     ) -> int:
         """Answers one request, whatever happens; gives the status.
 
         `body` must have been read from `receive`. 499 means that the client left.
+
+        Args:
+            caller: the key whose limits hold and which is charged for what the reply used.
         """
         exchange = Exchange(model, self._now())
+        if caller is None:
+            return await self._forward(exchange, path, body=body, receive=receive, send=send)
+        exchange.key_id = caller.key_id
+        try:
+            exchange.meter, body = await metering.start(caller, model, path, body)
+        except FastChatError as error:
+            return await send_error(send, error)
+        status = 500
+        try:
+            status = await self._forward(exchange, path, body=body, receive=receive, send=send)
+        finally:
+            exchange.meter.close(failed=status not in (200, 499, 504))
+        return status
+
+    def end_key(self, key_id: str) -> None:
+        """Ends what is under way for a key that was revoked or has expired."""
+        for exchange in tuple(self._live):
+            if exchange.key_id == key_id:
+                exchange.end(AuthenticationError("The API key was revoked or has expired."))
+
+    async def _forward(
+        self, exchange: Exchange, path: str, *, body: bytes, receive: Receive, send: Send
+    ) -> int:
         self._live.add(exchange)
         leaving = asyncio.create_task(_watch_client(receive, exchange))
         try:
@@ -214,6 +260,8 @@ class Forwarder:
             now = self._now()
             if self._router.is_better_elsewhere(exchange.model, endpoint.name, now=now):
                 return None
+        if exchange.meter is not None:
+            exchange.meter.reply(status, reply)
         exchange.started = True
         await _send_whole(send, status, _kept(connection.headers), reply)
         return status
@@ -281,12 +329,17 @@ async def _pass_events(exchange: Exchange, connection: Connection, send: Send) -
             data = SSE_KEEPALIVE
         elif rest or not data.endswith(b"\n\n"):
             data, rest = _whole_events(rest + data)
+        if exchange.meter is not None and data:
+            data = exchange.meter.events(data)
         if data:
             exchange.is_sending = True
             await send({"type": "http.response.body", "body": data, "more_body": True})
             exchange.is_sending = False
         data = await connection.read()
-    await send({"type": "http.response.body", "body": rest + data})
+    data = rest + data
+    if exchange.meter is not None and data:
+        data = exchange.meter.events(data)
+    await send({"type": "http.response.body", "body": data})
 
 
 def _whole_events(data: bytes) -> tuple[bytes, bytes]:

@@ -14,7 +14,7 @@ import sys
 import time
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import orjson
 import tyro
@@ -31,17 +31,21 @@ from fastchat.errors import (
 )
 from fastchat.protocol.errors import public_error
 from fastchat.protocol.openai_replies import model_card
-from fastchat.serve.access import OPEN_PATHS, ApiKeys
+from fastchat.serve.access import OPEN_PATHS, Access
 from fastchat.serve.asgi import BODY_TIMEOUT_S, parse_json_object, serve
 from fastchat.serve.doors.door import open_door, send_failure
 from fastchat.serve.doors.gateway_doors import GatewayDoors
 from fastchat.serve.endpoints import LOCAL_HOSTS, parse_address
 from fastchat.serve.forwarder import Forwarder, no_endpoint, send_error, send_json, shown_name
 from fastchat.serve.gateway_metrics import GatewayMetrics
+from fastchat.serve.limits import Caller, with_limits
 from fastchat.serve.model_field import read_model
 from fastchat.serve.roster import Roster, context_length
 from fastchat.serve.token_check import check_tokens
 from fastchat.settings import CommaList, Env, ServerSettings, alias, run_command
+
+if TYPE_CHECKING:
+    from fastchat.serve.stored_keys import StoredKeys
 
 log = logging.getLogger(__name__)
 
@@ -88,6 +92,9 @@ class GatewaySettings(ServerSettings):
     asked."""
     api_keys: Annotated[CommaList, Env("API_KEYS")] = ()
     """Keys that clients must send, separated by commas; better in the environment."""
+    database_url: Annotated[str | None, Env("FASTCHAT_DATABASE_URL")] = None
+    """Database with the keys of fastchat.serve.keys, which then are needed to ask, and with what
+    is stored for clients: a SQLite file, or postgresql://user:password@host/name."""
     allow_credentials: bool = False
     """CORS: let browsers send credentials; needs --allowed-origins."""
     allowed_origins: JsonList = None
@@ -122,9 +129,11 @@ class Gateway:
         self.roster = Roster(controller_url, [url.rstrip("/") for url in settings.endpoint])
         self.forwarder = Forwarder(self.roster, timeout_s=settings.worker_api_timeout)
         self.metrics = GatewayMetrics(self.forwarder, self.roster.router)
-        self._keys = ApiKeys(settings.api_keys)
+        self.access = Access(settings.api_keys, self._stored_keys(settings.database_url))
         self._limit_bytes = int(settings.max_body_mb * 1024 * 1024)
-        self.doors = GatewayDoors(self._route, limit_bytes=self._limit_bytes)
+        self.doors = GatewayDoors(
+            self._route, limit_bytes=self._limit_bytes, database_url=settings.database_url
+        )
         self._created: dict[str, int] = {}  # when each model was first listed
         self._sweeping: asyncio.Task[None] | None = None
         self._plain: dict[str, tuple[str, Callable[..., Awaitable[int]]]] = {
@@ -145,6 +154,8 @@ class Gateway:
 
     async def start(self) -> None:
         """Begins to follow the table and to watch time limits."""
+        if self.access.stored is not None:
+            await self.access.stored.start()
         self.roster.start()
         self._sweeping = asyncio.create_task(self.forwarder.sweep())
         await self.doors.start()
@@ -156,6 +167,17 @@ class Gateway:
             self._sweeping.cancel()
             await asyncio.gather(self._sweeping, return_exceptions=True)
         await self.roster.stop()
+        if self.access.stored is not None:
+            await self.access.stored.stop()
+
+    def _stored_keys(self, database_url: str | None) -> "StoredKeys | None":
+        """The keys of the database; sqlalchemy is loaded for them only."""
+        if database_url is None:
+            return None
+        from fastchat.serve.stored_keys import StoredKeys
+        from fastchat.store.database import Database
+
+        return StoredKeys(lambda: Database(database_url), on_end=self.forwarder.end_key)
 
     async def _live(self, receive: Receive, send: Send) -> None:
         while True:
@@ -177,7 +199,9 @@ class Gateway:
         route = path if is_own else found[0][0].path if found else "other"
         try:
             if path not in OPEN_PATHS:
-                self._keys.check(scope["headers"])
+                caller = await self.access.check(scope)
+                if caller is not None:
+                    send = with_limits(caller, send)
             status = await self._route(scope, receive, send)
         except FastChatError as error:
             status = await (send_failure(found, error, send) if found else send_error(send, error))
@@ -200,7 +224,7 @@ class Gateway:
             return await open_door(found, scope, receive, send)
         if path.startswith("/v1/models/"):
             _need_method(path, method, "GET")
-            return await self._show_model(path.removeprefix("/v1/models/"), send)
+            return await self._show_model(path.removeprefix("/v1/models/"), scope, send)
         if path.startswith("/v1/engines/") and path.endswith("/embeddings"):
             _need_method(path, method, "POST")
             model = path.removeprefix("/v1/engines/").removesuffix("/embeddings")
@@ -213,12 +237,16 @@ class Gateway:
             return 499
         model = await read_model(body)
         if model is None and inside in MODEL_OPTIONAL:
-            names = self.roster.router.models()
+            caller = await self.access.caller_of(scope)
+            names = [n for n in self.roster.router.models() if not caller or caller.allows(n)]
             model = names[0] if len(names) == 1 else None
         if model is None:
             raise UsageError("'model' is missing: name the model to ask.", param="model")
-        self._need_model(model)
-        return await self.forwarder.forward(model, inside, body=body, receive=receive, send=send)
+        caller = await self.access.caller_of(scope)
+        self._need_model(model, caller)
+        return await self.forwarder.forward(
+            model, inside, body=body, receive=receive, send=send, caller=caller
+        )
 
     async def _embed_by_path(
         self, path_model: str, scope: Scope, receive: Receive, send: Send
@@ -231,9 +259,10 @@ class Gateway:
         if model is None:
             model = path_model
             body = orjson.dumps(parse_json_object(body) | {"model": model})
-        self._need_model(model)
+        caller = await self.access.caller_of(scope)
+        self._need_model(model, caller)
         return await self.forwarder.forward(
-            model, "/v1/embeddings", body=body, receive=receive, send=send
+            model, "/v1/embeddings", body=body, receive=receive, send=send, caller=caller
         )
 
     async def _read_body(self, scope: Scope, receive: Receive) -> bytes | None:
@@ -264,8 +293,10 @@ class Gateway:
             slow = f"The request body did not arrive within {BODY_TIMEOUT_S:.0f} seconds."
             raise UsageError(slow) from None
 
-    def _need_model(self, model: str) -> None:
-        """Raises what a client should be told when nobody serves `model`."""
+    def _need_model(self, model: str, caller: Caller | None) -> None:
+        """Raises what a client should be told when nobody serves `model`, or not to its key."""
+        if caller is not None:
+            caller.need_model(model)
         router = self.roster.router
         if router.serving(model):
             return
@@ -299,11 +330,13 @@ class Gateway:
         return 200
 
     async def _list_models(self, scope: Scope, receive: Receive, send: Send) -> int:
-        cards = [self._card(model) for model in self.roster.router.models()]
+        caller = await self.access.caller_of(scope)
+        models = self.roster.router.models()
+        cards = [self._card(model) for model in models if caller is None or caller.allows(model)]
         return await send_json(send, {"object": "list", "data": cards})
 
-    async def _show_model(self, model: str, send: Send) -> int:
-        self._need_model(model)
+    async def _show_model(self, model: str, scope: Scope, send: Send) -> int:
+        self._need_model(model, await self.access.caller_of(scope))
         return await send_json(send, self._card(model))
 
     def _card(self, model: str) -> dict[str, Any]:
@@ -315,10 +348,13 @@ class Gateway:
         body = await self._read_body(scope, receive)
         if body is None:
             return 499
+        caller = await self.access.caller_of(scope)
+        if caller is not None:
+            caller.charge("", prompt_tokens=0, completion_tokens=0)
         results = await check_tokens(
             parse_json_object(body),
             self.roster,
-            need_model=self._need_model,
+            need_model=lambda model: self._need_model(model, caller),
             timeout_s=self.forwarder.timeout_s,
         )
         return await send_json(send, {"prompts": results})
@@ -358,8 +394,8 @@ def main(argv: list[str] | None = None) -> int:
 
 def _run(settings: GatewaySettings) -> None:
     logs.setup("openai_api_server.log", debug=settings.debug)
-    if settings.host not in LOCAL_HOSTS and not settings.api_keys:
-        log.warning("listening on %s without --api-keys: open to everyone", settings.host)
+    if settings.host not in LOCAL_HOSTS and not (settings.api_keys or settings.database_url):
+        log.warning("listening on %s without API keys: open to everyone", settings.host)
     serve(create_app(settings), settings)
 
 
