@@ -26,7 +26,8 @@ MAY_IMPORT: dict[str, set[str]] = {name: set(KERNEL[:i]) for i, name in enumerat
     "data": {*KERNEL, "model"},
     "train": {*KERNEL, "model", "data"},
     "eval": {*KERNEL, "model", "engine"},
-    "llm_judge": {*KERNEL, "model", "engine"},
+    # Ratings from judge votes are the arena's: one Bradley-Terry fit, `arena/rating.py`.
+    "llm_judge": {*KERNEL, "model", "engine", "arena"},
     "arena": {*KERNEL, "model", "engine", "store"},
     "serve": {*KERNEL, "model", "engine", "store"},
     "web": {*KERNEL, "arena", "store"},
@@ -34,6 +35,7 @@ MAY_IMPORT: dict[str, set[str]] = {name: set(KERNEL[:i]) for i, name in enumerat
 # Commands may use anything below them and their own folder, and the one layer named here.
 COMMANDS: dict[str, set[str]] = {
     "serve/gradio_web_server.py": {"web"},
+    "llm_judge/qa_browser.py": {"web"},
 }
 
 # Modules that must stay light: none of these is imported, even inside a function.

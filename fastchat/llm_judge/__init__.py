@@ -1,0 +1,1 @@
+"""Judging: answers to a benchmark's questions, verdicts on them, and what follows from both."""
