@@ -13,7 +13,19 @@ import sys
 import traceback
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Annotated, Any, TypeVar, cast, get_args, get_origin, get_type_hints
+from inspect import get_annotations
+from types import UnionType
+from typing import (
+    TYPE_CHECKING,
+    Annotated,
+    Any,
+    TypeVar,
+    Union,
+    cast,
+    get_args,
+    get_origin,
+    get_type_hints,
+)
 
 import tyro
 
@@ -21,8 +33,15 @@ from fastchat.errors import FastChatError, UsageError
 
 S = TypeVar("S")
 
+if TYPE_CHECKING:
+    _Words = tuple[str, ...]
+else:
+    # A plain class: for `tuple[str, ...]` tyro asks typeguard, and importing that takes as long
+    # as all the rest of a command's start.
+    _Words = tuple
+
 CommaList = Annotated[
-    tuple[str, ...],
+    _Words,
     tyro.constructors.PrimitiveConstructorSpec(
         nargs=1,
         metavar="A,B",
@@ -32,6 +51,18 @@ CommaList = Annotated[
     ),
 ]
 """Several words in one argument, separated by commas."""
+
+WordList = Annotated[
+    _Words,
+    tyro.constructors.PrimitiveConstructorSpec(
+        nargs="*",
+        metavar="[STR [STR ...]]",
+        instance_from_str=tuple,
+        is_instance=lambda value: isinstance(value, tuple),
+        str_from_instance=list,
+    ),
+]
+"""Several arguments of one flag; what `tuple[str, ...]` means, without typeguard."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,6 +115,7 @@ def parse(cls: type[S], argv: Sequence[str] | None = None, *, prog: str | None =
         UsageError: an environment variable does not fit its field.
     """
     arguments = list(sys.argv[1:] if argv is None else argv)
+    _spell_unions_out(cls)
     return tyro.cli(
         cls,
         args=_booleans_as_switches(cls, arguments),
@@ -118,6 +150,34 @@ def run_command(
         return 130
 
 
+def _spell_unions_out(cls: type) -> None:
+    """Writes `X | None` in the annotations as `Union[X, None]`, which is the same.
+
+    Before Python 3.14 tyro asks typeguard about the former, and importing that takes as long as
+    all the rest of a command's start.
+    """
+    for base in cls.__mro__:
+        own = get_annotations(base)
+        if not own or not dataclasses.is_dataclass(base):
+            continue
+        hints = get_type_hints(base, include_extras=True)
+        for name in own:
+            base.__annotations__[name] = spelled = _spelled_out(hints[name])
+            kind = get_args(spelled)[0] if get_origin(spelled) is Annotated else spelled
+            if dataclasses.is_dataclass(kind):
+                _spell_unions_out(cast(type, kind))
+
+
+def _spelled_out(hint: Any) -> Any:
+    """The type with `Union` for `|`."""
+    if get_origin(hint) is UnionType:
+        return Union[get_args(hint)]  # noqa: UP007
+    if get_origin(hint) is Annotated:
+        kind, *notes = get_args(hint)
+        return Annotated[_spelled_out(kind), *notes]
+    return hint
+
+
 def _from_environment(cls: type) -> dict[str, Any]:
     """Values of the fields whose environment variable is set."""
     values: dict[str, Any] = {}
@@ -137,7 +197,7 @@ def _from_environment(cls: type) -> dict[str, Any]:
 
 def _value_from_text(hint: Any, text: str, name: str) -> Any:
     """The value of `text` in a field of type `hint`."""
-    if hint == CommaList or get_origin(get_args(hint)[0]) is tuple:
+    if tuple in (get_args(hint)[0], get_origin(get_args(hint)[0])):
         return tuple(x.strip() for x in text.split(",") if x.strip())
     base = get_args(hint)[0]
     kinds = get_args(base) or (base,)

@@ -1,9 +1,13 @@
 """Settings: flags, environment and defaults of one frozen dataclass, and how a command ends."""
 
+import subprocess
+import sys
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Annotated
 
 import pytest
+import tyro
 
 from fastchat.errors import DataError, UsageError
 from fastchat.settings import (
@@ -12,6 +16,7 @@ from fastchat.settings import (
     Group,
     NoSwitch,
     ServerSettings,
+    WordList,
     alias,
     parse,
     run_command,
@@ -36,9 +41,44 @@ class Example(ServerSettings):
     no_register: NoSwitch = False
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Paths:
+    """Kinds of fields that commands have."""
+
+    paths: Annotated[WordList, alias("--in")] = tyro.MISSING
+    kinds: CommaList = ()
+    limit: int | None = None
+    name: Annotated[str | None, alias("--called")] = None
+    inner: Group[Inner] = Inner()
+
+
 def test_dashes_underscores_and_aliases_mean_the_same() -> None:
     for flag in ("--controller", "--controller-address", "--controller_address"):
         assert parse(Example, [flag, "there"]).controller_address == "there"
+
+
+def test_a_list_of_words_is_the_arguments_of_one_flag() -> None:
+    found = parse(Paths, ["--in", "a", "b", "--limit", "3"])
+    assert (found.paths, found.limit, found.kinds) == (("a", "b"), 3, ())
+    assert parse(Paths, ["--paths", "a", "--kinds", "y, z"]).kinds == ("y", "z")
+    assert parse(Paths, ["--paths"]).paths == ()
+
+
+def test_a_command_starts_without_typeguard() -> None:
+    code = (
+        "import sys; sys.path[:0] = ['tests']\n"
+        "from fastchat.settings import parse; from test_settings import Paths\n"
+        "parse(Paths, ['--in', 'a', '--limit', '3'])\n"
+        "sys.exit('typeguard' in sys.modules and 'typeguard was imported')"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        cwd=Path(__file__).parents[1],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
 
 
 def test_a_prefix_is_not_guessed(capsys: pytest.CaptureFixture[str]) -> None:

@@ -26,8 +26,9 @@ ZEROS = "of these, for a run of zeros"
 class OptionalCleanSettings(PipelineSettings):
     """Keeps or drops conversations by language; drops those with long repetitions."""
 
-    keep_lang: CommaList = (ALL,)
-    """Languages to keep, as ISO 639 codes separated by commas, such as en or en,de; or all."""
+    keep_lang: CommaList = ()
+    """Languages to keep, as ISO 639 codes separated by commas, such as en or en,de; all of them
+    unless given, or with the word all."""
     skip_lang: CommaList = ()
     """Languages to drop, as codes separated by commas."""
     reduce_rep: bool = False
@@ -130,7 +131,7 @@ def optional_clean_step(settings: OptionalCleanSettings) -> OptionalClean:
 def default_out_file(settings: OptionalCleanSettings) -> str:
     """The published name, which tells what was done."""
     name = "sharegpt_clean"
-    if settings.keep_lang != (ALL,):
+    if settings.keep_lang not in ((), (ALL,)):
         name += "_" + "_".join(settings.keep_lang)
     if settings.skip_lang:
         name += "_skip_" + "_".join(settings.skip_lang)

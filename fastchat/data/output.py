@@ -134,6 +134,9 @@ def lay_out(values: Iterable[Any], layout: Layout) -> bytes:
     """The values as they stand in a file, without what opens and closes an array."""
     if layout == "jsonl":
         return b"".join([encode(value, indent=False) + b"\n" for value in values])
+    values = list(values)
+    if values and is_plain(values):
+        return orjson.dumps(values, option=orjson.OPT_INDENT_2)[len("[\n  ") : -len("\n]")]
     # A line break stands only between tokens: within texts it is escaped.
     return b",\n  ".join([encode(x, indent=True).replace(b"\n", b"\n  ") for x in values])
 

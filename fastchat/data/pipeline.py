@@ -25,7 +25,7 @@ from fastchat.data.records import Record, parse_record
 from fastchat.data.report import Report, first_text
 from fastchat.data.steps import Dropped, Outcome, RecordStep, Resumable, StreamStep
 from fastchat.errors import DataError, ModelError, UsageError
-from fastchat.settings import alias
+from fastchat.settings import WordList, alias
 
 __all__ = [
     "Dropped",
@@ -44,7 +44,7 @@ __all__ = [
 ]
 
 
-InFile = Annotated[tuple[str, ...], alias("--in")]
+InFile = Annotated[WordList, alias("--in")]
 OutFile = Annotated[str | None, alias("--out")]
 """Types of the two fields, for commands that give them another default or help."""
 

@@ -16,6 +16,7 @@ import zstandard
 from fastchat.data import files
 from fastchat.data.chunks import cut_array
 from fastchat.data.files import Broken, open_writer, read_chunks, read_values
+from fastchat.data.output import Layout, lay_out
 from fastchat.errors import DataError, UsageError
 
 Talk = Callable[..., dict[str, Any]]
@@ -58,6 +59,19 @@ def test_json_has_the_published_layout(tmp_path: Path, talk: Talk) -> None:
     assert values(tmp_path / "a.json") == given
     write(tmp_path / "empty.json", [])
     assert (tmp_path / "empty.json").read_text() == "[]"
+
+
+@pytest.mark.parametrize("odd", [{}, {"big": 2**70}, {"half": 0.5}])
+@pytest.mark.parametrize("layout", ["json", "jsonl"])
+def test_records_laid_out_together_are_those_laid_out_alone(
+    layout: Layout, odd: dict[str, Any], talk: Talk
+) -> None:
+    given = [talk("a", "x\ny", ",\n  {"), talk("b", "[\n", "\n]", extra=odd), {"c": [], "d": {}}]
+    between = b",\n  " if layout == "json" else b""
+    assert lay_out(given, layout) == between.join(lay_out([one], layout) for one in given)
+    assert lay_out([], layout) == b""
+    text = b"[\n  " + lay_out(given, "json") + b"\n]"
+    assert text.decode() == json.dumps(given, indent=2, ensure_ascii=False)
 
 
 @pytest.mark.parametrize("block_bytes", [1, 2, 3, 7, 64, 1 << 19])
