@@ -15,13 +15,32 @@ from pydantic import (
     ValidationError,
     model_validator,
 )
-from pydantic_core import PydanticCustomError
 
 from fastchat.errors import OutOfRangeError, UsageError
-from fastchat.message import Message, Role
+from fastchat.protocol.openai_constraints import GUIDED, Constraint, constraint_of
+from fastchat.protocol.openai_messages import MAX_PARTS, ROLES, ChatMessage
+from fastchat.protocol.openai_tools import Choice, ToolChoice, Tools
+from fastchat.protocol.validation import refuse
+
+__all__ = [
+    "MAX_PARTS",
+    "ROLES",
+    "Body",
+    "ChatMessage",
+    "ChatRequest",
+    "CompletionRequest",
+    "DetokenizeRequest",
+    "EmbeddingRequest",
+    "Generation",
+    "StreamOptions",
+    "TokenizeRequest",
+    "ignored_fields",
+    "parse",
+    "refuse",
+    "stop_list",
+]
 
 MAX_MESSAGES = 4096
-MAX_PARTS = 1024
 MAX_PROMPTS = 256
 MAX_CHOICES = 256
 """Over all prompts of a request."""
@@ -34,25 +53,7 @@ DEFAULT_TEMPERATURE = 0.7
 """The published default; OpenAI's own is 1."""
 DEFAULT_COMPLETION_TOKENS = 16
 
-ROLES: dict[str, Role] = {
-    "system": "system",
-    "developer": "system",
-    "user": "user",
-    "assistant": "assistant",
-    "tool": "tool",
-    "function": "tool",
-}
-
 B = TypeVar("B", bound="Body")
-
-
-def refuse(message: str, *, param: str | None = None) -> PydanticCustomError:
-    """An error for a validator to raise; `message` continues the field's name.
-
-    Args:
-        param: the field, where the validator is not the field's own.
-    """
-    return PydanticCustomError("refused", "{message}", {"message": message, "param": param})
 
 
 def stop_list(value: Any) -> Any:
@@ -117,6 +118,8 @@ class Body(BaseModel):
     """Fields that would change the answer and are refused, with what to do instead."""
     quiet: ClassVar[frozenset[str]] = frozenset({"user"})
     """Fields that are accepted and have no effect here."""
+    renamed: ClassVar[frozenset[str]] = frozenset()
+    """Fields that are read under another name."""
 
     model: Annotated[str, Field(min_length=1, max_length=512)]
 
@@ -139,6 +142,8 @@ class StreamOptions(BaseModel):
 class Generation(Body):
     """The fields that chat and completions share."""
 
+    renamed = frozenset({"response_format", "structured_outputs", *GUIDED})
+
     temperature: Annotated[float, Field(ge=0, le=2)] = DEFAULT_TEMPERATURE
     top_p: Annotated[float, Field(ge=0, le=1)] = 1.0
     top_k: Annotated[int, Field(ge=-1, lt=1 << 31)] = -1
@@ -156,6 +161,13 @@ class Generation(Body):
     n: Annotated[int, Field(ge=1, le=128)] = 1
     stream: bool = False
     stream_options: StreamOptions | None = None
+    constraint: Constraint | None = None
+    """What the answer must look like; from whichever field asks for it."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _one_constraint(cls, value: dict[str, Any]) -> dict[str, Any]:
+        return {**value, "constraint": constraint_of(value)}
 
     @model_validator(mode="after")
     def _stream_options_need_a_stream(self) -> "Generation":
@@ -168,76 +180,12 @@ class Generation(Body):
         return self.stream_options is not None and self.stream_options.include_usage
 
 
-class ChatMessage(BaseModel):
-    """One message of the wire. `tool_calls` of earlier answers are accepted and not shown."""
-
-    model_config = ConfigDict(strict=True, extra="ignore")
-
-    role: Role
-    content: str = ""
-    images: list[str] = []
-    name: Annotated[str, Field(max_length=256)] | None = None
-
-    @model_validator(mode="before")
-    @classmethod
-    def _from_wire(cls, value: Any) -> Any:
-        if not isinstance(value, dict):
-            raise refuse("must be an object with `role` and `content`")
-        role = value.get("role")
-        if not isinstance(role, str) or role not in ROLES:
-            known = ", ".join(ROLES)
-            given = repr(role[:40]) if isinstance(role, str) else "no text"
-            raise refuse(f"has {given} as its `role`; it must be one of {known}")
-        text, images = _content(value.get("content"))
-        return {"role": ROLES[role], "content": text, "images": images, "name": value.get("name")}
-
-    def message(self) -> Message:
-        return Message(role=self.role, text=self.content, images=tuple(self.images), name=self.name)
-
-
-def _content(value: Any) -> tuple[str, list[str]]:
-    """Text and pictures of a message's `content`."""
-    if value is None:
-        return "", []
-    if isinstance(value, str):
-        return value, []
-    if not isinstance(value, list):
-        raise refuse("must have a text, null, or a list of parts as its `content`")
-    if len(value) > MAX_PARTS:
-        raise refuse(f"may have at most {MAX_PARTS} parts in its `content`")
-    texts: list[str] = []
-    images: list[str] = []
-    for part in value:
-        kind = part.get("type") if isinstance(part, dict) else None
-        if kind in ("text", "input_text", "refusal"):
-            text = part.get("refusal" if kind == "refusal" else "text")
-            if not isinstance(text, str):
-                raise refuse("has a text part whose `text` is no text")
-            texts.append(text)
-        elif kind == "image_url":
-            images.append(_image(part.get("image_url")))
-        else:
-            given = repr(kind[:40]) if isinstance(kind, str) else "none"
-            message = f"has a part of `type` {given}; only `text` and `image_url` are known"
-            raise refuse(message)
-    return "\n".join(texts), images
-
-
-def _image(value: Any) -> str:
-    url = value.get("url") if isinstance(value, dict) else value
-    if not isinstance(url, str) or not url.startswith(("data:image/", "https://", "http://")):
-        raise refuse("has an `image_url` that is neither a data: nor an https: address")
-    return url
-
-
 class ChatRequest(Generation):
     """`POST /v1/chat/completions`."""
 
     not_built = {
-        "tools": "describe the tools in a message",
-        "functions": "describe the functions in a message",
-        "function_call": "leave it out",
-        "response_format": "ask for the format in a message",
+        "functions": "use `tools`",
+        "function_call": "use `tool_choice`",
         "chat_template": "the template is the operator's choice",
         "audio": "ask for text",
         "prediction": "leave it out",
@@ -249,13 +197,9 @@ class ChatRequest(Generation):
             "metadata",
             "service_tier",
             "store",
-            "parallel_tool_calls",
             "safety_identifier",
             "prompt_cache_key",
-            "reasoning_effort",
             "verbosity",
-            "tool_choice",
-            "modalities",
         ]
     )
 
@@ -267,6 +211,15 @@ class ChatRequest(Generation):
     """The newer name; it wins."""
     logprobs: bool = False
     top_logprobs: Annotated[int, Field(ge=0, le=20)] | None = None
+    modalities: list[Literal["text"]] = ["text"]
+    tools: Tools = []
+    tool_choice: Choice = ToolChoice()
+    parallel_tool_calls: bool = True
+    """False: one call at most."""
+    reasoning_effort: Annotated[str, Field(max_length=32)] | None = None
+    """For models whose chat template reads it, or `enable_thinking`."""
+    chat_template_kwargs: Annotated[dict[str, Any], Field(max_length=64)] = {}
+    """Variables for the model's chat template."""
 
     @model_validator(mode="before")
     @classmethod
@@ -285,6 +238,18 @@ class ChatRequest(Generation):
             raise refuse("needs `logprobs` to be true", param="top_logprobs")
         return self
 
+    @model_validator(mode="after")
+    def _chosen_tool_is_there(self) -> "ChatRequest":
+        choice: ToolChoice = self.tool_choice
+        if choice.mode in ("required", "named") and not self.tools:
+            raise refuse("needs `tools`", param="tool_choice")
+        names = [tool.name for tool in self.tools]
+        if choice.mode == "named" and choice.name not in names:
+            known = ", ".join(names[:20])
+            message = f"names {(choice.name or '')[:64]!r}, which is not among `tools`: {known}"
+            raise refuse(message, param="tool_choice")
+        return self
+
     @property
     def token_limit(self) -> int | None:
         return self.max_completion_tokens or self.max_tokens
@@ -301,7 +266,6 @@ class CompletionRequest(Generation):
     not_built = {
         "suffix": "put all text before the gap into `prompt`",
         "use_beam_search": "use `best_of`",
-        "response_format": "ask for the format in the prompt",
     }
 
     prompt: Prompts
@@ -353,6 +317,9 @@ class TokenizeRequest(Body):
     prompt: str | None = None
     messages: Annotated[list[ChatMessage], Field(max_length=MAX_MESSAGES)] = []
     add_special_tokens: bool = True
+    tools: Tools = []
+    """With `messages`: what the model is told of beside them."""
+    chat_template_kwargs: Annotated[dict[str, Any], Field(max_length=64)] = {}
 
     @model_validator(mode="after")
     def _one_source(self) -> "TokenizeRequest":
@@ -386,7 +353,8 @@ def parse(kind: type[B], body: dict[str, Any]) -> B:
 
 def ignored_fields(kind: type[Body], body: dict[str, Any]) -> list[str]:
     """Names of fields in `body` that have no meaning here, the quiet ones left out."""
-    known = kind.model_fields.keys() | kind.quiet | kind.not_built.keys()
+    own = {"constraint", "raw_prompt"}
+    known = (kind.model_fields.keys() - own) | kind.quiet | kind.renamed | kind.not_built.keys()
     return [name for name in body if name not in known]
 
 

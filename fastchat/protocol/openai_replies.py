@@ -13,6 +13,11 @@ from typing import Any, Protocol
 
 import orjson
 
+from fastchat.message import ToolCall
+from fastchat.protocol.chat_pieces import CallPiece, ReasoningPiece, TextPiece
+
+Part = TextPiece | ReasoningPiece | CallPiece
+
 _LOWEST_LOGPROB = -9999.0
 """OpenAI's way to write minus infinity, which JSON cannot."""
 _LONGEST_CHARACTER = 4
@@ -136,6 +141,13 @@ class ChatStream:
             self._pieces[index] = head
         return head + orjson.dumps(text) + self._tail
 
+    def part(self, index: int, part: Part, logprobs: Sequence[Logprob] | None = None) -> bytes:
+        """A piece of the text, of the reasoning, or of a tool call."""
+        if isinstance(part, TextPiece):
+            return self.piece(index, part.text, logprobs)
+        values = {} if logprobs is None else {"logprobs": chat_logprobs(logprobs)}
+        return self._shape.event(index, {"delta": _delta(part), **values})
+
     def finish(self, index: int, reason: str) -> bytes:
         return self._shape.event(index, {"delta": {}}, reason)
 
@@ -168,6 +180,11 @@ class CompletionStream:
             self._pieces[index] = head
         return head + orjson.dumps(text) + self._tail
 
+    def part(self, index: int, part: Part, logprobs: Sequence[Logprob] | None = None) -> bytes:
+        """A completion is text alone."""
+        assert isinstance(part, TextPiece)
+        return self.piece(index, part.text, logprobs)
+
     def finish(self, index: int, reason: str) -> bytes:
         return self._shape.event(index, {"text": ""}, reason)
 
@@ -193,12 +210,48 @@ class _Shape:
         return b"data: " + orjson.dumps(self._fields | {"choices": [], "usage": usage}) + b"\n\n"
 
 
+def _delta(part: ReasoningPiece | CallPiece) -> dict[str, Any]:
+    """The new part of a message, under the names that clients look for."""
+    if isinstance(part, ReasoningPiece):
+        return _reasoning(part.text)
+    if part.name is None:
+        call = {"index": part.index, "function": {"arguments": part.arguments}}
+    else:
+        function = {"name": part.name, "arguments": part.arguments}
+        call = {"index": part.index, "id": part.id, "type": "function", "function": function}
+    return {"tool_calls": [call]}
+
+
+def _reasoning(text: str) -> dict[str, str]:
+    return {"reasoning_content": text, "reasoning": text}
+
+
 def chat_choice(
-    index: int, text: str, reason: str, logprobs: Sequence[Logprob] | None
+    index: int,
+    text: str,
+    reason: str,
+    logprobs: Sequence[Logprob] | None,
+    *,
+    reasoning: str = "",
+    calls: Sequence[ToolCall] = (),
 ) -> dict[str, Any]:
+    """One choice of a whole reply; beside calls, a message without text has null."""
+    message: dict[str, Any] = {"role": "assistant", "content": text or None if calls else text}
+    message["refusal"] = None
+    if reasoning:
+        message |= _reasoning(reasoning)
+    if calls:
+        message["tool_calls"] = [
+            {
+                "id": call.id,
+                "type": "function",
+                "function": {"name": call.name, "arguments": call.arguments},
+            }
+            for call in calls
+        ]
     return {
         "index": index,
-        "message": {"role": "assistant", "content": text, "refusal": None},
+        "message": message,
         "logprobs": None if logprobs is None else chat_logprobs(logprobs),
         "finish_reason": reason,
     }

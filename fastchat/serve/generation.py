@@ -2,7 +2,7 @@
 
 import asyncio
 import math
-from collections.abc import AsyncGenerator, AsyncIterator, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass, field, replace
 from typing import Any, Protocol, TypeVar, cast
@@ -11,15 +11,18 @@ from fastchat.engine.base import (
     Chunk,
     Engine,
     EngineInfo,
-    FinishReason,
     GenerationRequest,
     SamplingParams,
     TokenLogprob,
     Usage,
 )
 from fastchat.errors import ContextOverflowError, ModelError, UnavailableError, UsageError
+from fastchat.message import ChatOptions, ToolCall
+from fastchat.protocol.chat_pieces import CallPiece, ReasoningPiece, TextPiece
 from fastchat.protocol.openai_api import ChatRequest, CompletionRequest, Generation
 from fastchat.protocol.openai_replies import usage_fields
+from fastchat.serve.reply_parts import Part, ReplyParser
+from fastchat.serve.tool_grammar import chat_grammar, constraint_grammar
 
 _MAX_CHARACTERS_PER_TOKEN = 512
 """No vocabulary has longer tokens, so a longer prompt is refused without being tokenized."""
@@ -33,6 +36,15 @@ def chat_request(
 ) -> GenerationRequest:
     """What the engine is asked for a chat. `seed` stands in where the body has none."""
     messages = tuple(m.message() for m in body.messages)
+    if body.tools and body.raw_prompt is not None:
+        raise UsageError("`tools` need `messages` as a list, not a text.", param="tools")
+    calls_tools = bool(body.tools) and body.tool_choice.mode != "none"
+    options = ChatOptions(
+        tools=tuple(tool.wire() for tool in body.tools) if calls_tools else (),
+        template_kwargs=template_kwargs(body, info)[0],
+    )
+    reasoning = info.reasoning
+    own = () if reasoning is None else (reasoning.open, reasoning.close)
     if any(m.images for m in messages) and "vision" not in info.abilities:
         raise UsageError("This model does not take pictures; send text only.", param="messages")
     size = sum(len(m.text) for m in messages) + len(body.raw_prompt or "")
@@ -40,6 +52,7 @@ def chat_request(
     return GenerationRequest(
         request_id=request_id,
         messages=messages or None,
+        options=options,
         prompt=body.raw_prompt,
         max_tokens=body.token_limit,
         n=body.n,
@@ -48,7 +61,26 @@ def chat_request(
         stop_token_ids=tuple(body.stop_token_ids),
         ignore_eos=body.ignore_eos,
         logprobs=body.alternatives,
+        grammar=chat_grammar(body, info),
+        marks=tuple(mark for mark in info.special_ids if calls_tools or mark in own),
     )
+
+
+def template_kwargs(body: ChatRequest, info: EngineInfo) -> tuple[dict[str, Any], list[str]]:
+    """Variables for the chat template, and the fields of the body that it does not read."""
+    known = info.template_variables
+    values = dict(body.chat_template_kwargs)
+    ignored = [f"chat_template_kwargs.{name}" for name in values if name not in known]
+    effort = body.reasoning_effort
+    if effort is None:
+        return values, ignored
+    if "reasoning_effort" in known:
+        values.setdefault("reasoning_effort", effort)
+    elif "enable_thinking" in known:
+        values.setdefault("enable_thinking", effort != "none")
+    else:
+        ignored.append("reasoning_effort")
+    return values, ignored
 
 
 def completion_requests(
@@ -56,6 +88,7 @@ def completion_requests(
 ) -> list[GenerationRequest]:
     """What the engine is asked for each prompt of a completion."""
     ranked = body.width > body.n
+    grammar = constraint_grammar(body.constraint, info)
     for prompt in body.prompt:
         check_size(len(prompt), info, param="prompt")
     return [
@@ -70,6 +103,7 @@ def completion_requests(
             ignore_eos=body.ignore_eos,
             logprobs=0 if ranked and body.logprobs is None else body.logprobs,
             echo=body.echo,
+            grammar=grammar,
         )
         for number, prompt in enumerate(body.prompt)
     ]
@@ -198,8 +232,10 @@ class Answer:
     n_tokens: int = 0
     mean_logprob: float = -math.inf
     """Over the generated tokens."""
-    finish_reason: FinishReason = "stop"
+    finish_reason: str = "stop"
     has_begun: bool = False
+    reasoning: str = ""
+    calls: list[ToolCall] = field(default_factory=list)
 
 
 class UsageSum:
@@ -247,10 +283,42 @@ async def complete_answers(
     return answers
 
 
+def take_apart(answer: Answer, parser: ReplyParser) -> None:
+    """Moves the reasoning and the calls out of a whole answer's text."""
+    texts: list[str] = []
+    thoughts: list[str] = []
+    arguments: list[list[str]] = []
+    heads: list[tuple[str, str]] = []
+    for part in parser.feed(answer.text, is_last=True):
+        match part:
+            case TextPiece():
+                texts.append(part.text)
+            case ReasoningPiece():
+                thoughts.append(part.text)
+            case CallPiece():
+                if part.name is not None:
+                    heads.append((part.id or "", part.name))
+                    arguments.append([])
+                arguments[part.index].append(part.arguments)
+    answer.text, answer.reasoning = "".join(texts), "".join(thoughts)
+    answer.calls = [
+        ToolCall(id=id, name=name, arguments="".join(pieces))
+        for (id, name), pieces in zip(heads, arguments, strict=True)
+    ]
+    answer.finish_reason = public_reason(answer.finish_reason, parser)
+
+
+def public_reason(reason: str, parser: ReplyParser | None) -> str:
+    """Why an answer ended, in OpenAI's words."""
+    has_called = parser is not None and parser.n_calls > 0
+    return "tool_calls" if has_called and reason == "stop" else reason
+
+
 class Writer(Protocol):
     """Makes the events of one kind of stream."""
 
     def start(self, index: int) -> bytes: ...
+    def part(self, index: int, part: Part, logprobs: Sequence[Any] | None = None) -> bytes: ...
     def piece(self, index: int, text: str, logprobs: Sequence[Any] | None = None) -> bytes: ...
     def finish(self, index: int, reason: str) -> bytes: ...
     def usage(self, usage: dict[str, Any]) -> bytes: ...
@@ -263,12 +331,15 @@ async def stream_events(
     *,
     interval: int,
     with_logprobs: bool,
+    new_parser: Callable[[], ReplyParser] | None = None,
 ) -> AsyncGenerator[bytes]:
     """Events of a stream: a choice's first piece at once, then one every `interval` tokens.
 
     The events of a choice end with its finish reason; usage and the end are the caller's.
+    new_parser: makes what takes the parts of a choice's text apart, where it has any.
     """
     unsent: dict[int, Answer] = {}
+    parsers: dict[int, ReplyParser] = {}
     async with aclosing(chunks):
         async for index, chunk in chunks:
             answer = unsent.get(index)
@@ -284,18 +355,33 @@ async def stream_events(
             ):
                 continue
             event = b"" if answer.has_begun else writer.start(index)
-            if answer.text or answer.logprobs:
-                event += writer.piece(
-                    index, answer.text, answer.logprobs if with_logprobs else None
-                )
+            logprobs = answer.logprobs if with_logprobs else None
+            parser = None
+            if new_parser is not None:
+                parser = parsers.get(index) or parsers.setdefault(index, new_parser())
+                parts = parser.feed(answer.text, is_last=reason is not None)
+                event += _part_events(writer, index, parts, logprobs)
+            elif answer.text or answer.logprobs:
+                event += writer.piece(index, answer.text, logprobs)
             if reason is not None:
-                event += writer.finish(index, reason)
+                event += writer.finish(index, public_reason(reason, parser))
                 if chunk.usage is not None:
                     usage.add(index, chunk.usage)
-            yield event
             answer.text, answer.n_tokens, answer.has_begun = "", 0, True
             if with_logprobs:
                 answer.logprobs = []
+            if event:
+                yield event
+
+
+def _part_events(
+    writer: Writer, index: int, parts: Sequence[Part], logprobs: Sequence[TokenLogprob] | None
+) -> bytes:
+    """The events of some parts; the first carries the log-probabilities of all tokens."""
+    if not parts:
+        return writer.piece(index, "", logprobs) if logprobs else b""
+    event = writer.part(index, parts[0], logprobs)
+    return event + b"".join(writer.part(index, part) for part in parts[1:])
 
 
 async def only_echo(

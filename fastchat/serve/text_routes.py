@@ -2,7 +2,7 @@
 
 import hashlib
 import time
-from collections.abc import AsyncGenerator, Awaitable, Sequence
+from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
 from contextlib import aclosing
 from typing import TYPE_CHECKING, Any
 
@@ -33,7 +33,11 @@ from fastchat.serve.generation import (
     only_echo,
     run,
     stream_events,
+    take_apart,
+    template_kwargs,
 )
+from fastchat.serve.reply_parts import ReplyParser, parser_maker
+from fastchat.serve.tool_grammar import check_tools
 
 if TYPE_CHECKING:
     from fastchat.serve.worker import Worker
@@ -49,6 +53,9 @@ class TextRoutes:
     async def chat(self, request: Request) -> Response:
         body, headers = await self._worker.body(request, ChatRequest)
         engine = self._worker.engine(body.model)
+        headers = self._worker.ignoring(template_kwargs(body, engine.info)[1], headers)
+        await check_tools(body.tools)
+        new_parser = parser_maker(body, engine.info)
         head = self._head("chatcmpl", "chat.completion", body.model)
         wanted = chat_request(
             body, engine.info, request_id=head.id, seed=self._worker.settings.seed
@@ -63,11 +70,22 @@ class TextRoutes:
                 usage,
                 with_logprobs=with_logprobs,
                 with_usage=body.include_usage,
+                new_parser=new_parser,
             )
             return EventStream(events, headers=headers)
         answers = await self._complete(request, run(engine, [wanted]), usage, count=body.n)
+        if new_parser is not None:
+            for answer in answers:
+                take_apart(answer, new_parser())
         choices = [
-            chat_choice(i, a.text, a.finish_reason, a.logprobs if with_logprobs else None)
+            chat_choice(
+                i,
+                a.text,
+                a.finish_reason,
+                a.logprobs if with_logprobs else None,
+                reasoning=a.reasoning,
+                calls=a.calls,
+            )
             for i, a in enumerate(answers)
         ]
         return json_response(
@@ -116,6 +134,7 @@ class TextRoutes:
         *,
         with_logprobs: bool,
         with_usage: bool,
+        new_parser: Callable[[], ReplyParser] | None = None,
     ) -> AsyncGenerator[bytes]:
         """Events of a request that waits for its place first."""
         began = request.state.began
@@ -125,6 +144,7 @@ class TextRoutes:
             usage,
             interval=self._worker.settings.stream_interval,
             with_logprobs=with_logprobs,
+            new_parser=new_parser,
         )
         is_first = True
         status = "gone"

@@ -22,6 +22,7 @@ from starlette.routing import Route
 from fastchat.engine.base import Embeddings, Engine
 from fastchat.errors import NotFoundError, UnknownModelError, UsageError
 from fastchat.families.registry import registry
+from fastchat.message import ChatOptions
 from fastchat.protocol.openai_api import (
     Body,
     DetokenizeRequest,
@@ -207,7 +208,11 @@ class Worker:
         engine = self.engine(body.model)
         text, add_special_tokens = body.prompt, body.add_special_tokens
         if text is None:
-            text = engine.render([m.message() for m in body.messages])
+            options = ChatOptions(
+                tools=tuple(tool.wire() for tool in body.tools),
+                template_kwargs=body.chat_template_kwargs,
+            )
+            text = engine.render([m.message() for m in body.messages], options)
             # A chat template writes the special tokens itself, a template of ours does not.
             is_ours = engine.info.template in registry().template_names
             add_special_tokens = add_special_tokens and is_ours
@@ -257,13 +262,23 @@ class Worker:
         """The checked body, and headers that tell which of its fields were ignored."""
         fields = parse_json_object(await read_body(request, MAX_BODY_BYTES))
         body = parse(kind, fields)
-        ignored = ignored_fields(kind, fields)
+        return body, self.ignoring(ignored_fields(kind, fields), None)
+
+    def ignoring(
+        self, ignored: Sequence[str], headers: dict[str, str] | None
+    ) -> dict[str, str] | None:
+        """`headers`, and that which tells of more fields that are without effect.
+
+        Raises:
+            UsageError: the operator wants such fields refused.
+        """
         if not ignored:
-            return body, None
+            return headers
         if self.settings.strict:
             raise UsageError(f"`{ignored[0][:64]}` has no meaning here.", param=ignored[0][:64])
+        before = [headers["x-fastchat-ignored"]] if headers else []
         named = filter(_FIELD_NAME.fullmatch, ignored[:_MAX_NAMED_FIELDS])
-        return body, {"x-fastchat-ignored": ", ".join(named)}
+        return {"x-fastchat-ignored": ", ".join([*before, *named])}
 
     def _counted(self, path: str, handler: Handler) -> Handler:
         """`handler` with its failures answered and its outcome counted."""

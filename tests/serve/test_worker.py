@@ -314,7 +314,7 @@ async def test_an_answer_names_the_model_as_it_was_asked_for(client: openai.Asyn
         ({"temperature": 3}, openai.BadRequestError, "temperature"),
         ({"messages": [{"role": "user", "content": "x" * 5000}]}, openai.BadRequestError, None),
         ({"n": 1000}, openai.BadRequestError, "n"),
-        ({"tools": [{"type": "function"}]}, openai.BadRequestError, "tools"),
+        ({"tools": [{"type": "function"}]}, openai.BadRequestError, "tools[0].function"),
     ],
 )
 @pytest.mark.parametrize("stream", [False, True])

@@ -123,7 +123,7 @@ WRONG: list[tuple[str, str, Any, int, str | None]] = [
     (CHAT, "seed", "x", 400, "seed"),
     (CHAT, "seed", 10**40, 400, "seed"),
     (CHAT, "ignore_eos", "x", 400, "ignore_eos"),
-    (CHAT, "tools", [{"type": "function"}], 400, "tools"),
+    (CHAT, "tools", [{"type": "function"}], 400, "tools[0].function"),
     (CHAT, "functions", [{}], 400, "functions"),
     (CHAT, "response_format", {"type": "json_object"}, 400, "response_format"),
     (CHAT, "chat_template", "{{ x }}", 400, "chat_template"),

@@ -1,0 +1,100 @@
+"""Messages of a chat as they come: roles, content parts, calls of tools and their results."""
+
+from typing import Annotated, Any
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+from fastchat.message import Message, Role
+from fastchat.protocol.openai_tools import MAX_CALLS, WireCall
+from fastchat.protocol.validation import refuse
+
+MAX_PARTS = 1024
+
+ROLES: dict[str, Role] = {
+    "system": "system",
+    "developer": "system",
+    "user": "user",
+    "assistant": "assistant",
+    "tool": "tool",
+    "function": "tool",
+}
+
+
+class ChatMessage(BaseModel):
+    """One message of the wire."""
+
+    model_config = ConfigDict(strict=True, extra="ignore")
+
+    role: Role
+    content: str = ""
+    images: list[str] = []
+    name: Annotated[str, Field(max_length=256)] | None = None
+    tool_calls: Annotated[list[WireCall], Field(max_length=MAX_CALLS)] = []
+    tool_call_id: Annotated[str, Field(max_length=256)] | None = None
+    reasoning: str = ""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _from_wire(cls, value: Any) -> Any:
+        if not isinstance(value, dict):
+            raise refuse("must be an object with `role` and `content`")
+        role = value.get("role")
+        if not isinstance(role, str) or role not in ROLES:
+            known = ", ".join(ROLES)
+            given = repr(role[:40]) if isinstance(role, str) else "no text"
+            raise refuse(f"has {given} as its `role`; it must be one of {known}")
+        text, images = _content(value.get("content"))
+        fields = {"role": ROLES[role], "content": text, "images": images}
+        fields["reasoning"] = value.get("reasoning_content") or value.get("reasoning") or ""
+        for name in ("name", "tool_calls", "tool_call_id"):
+            if value.get(name) is not None:
+                fields[name] = value[name]
+        if "tool_calls" in fields and role != "assistant":
+            raise refuse(f"has `tool_calls`, and its `role` is {role!r}; only an assistant calls")
+        return fields
+
+    def message(self) -> Message:
+        return Message(
+            role=self.role,
+            text=self.content,
+            images=tuple(self.images),
+            name=self.name,
+            tool_calls=tuple(call.call() for call in self.tool_calls),
+            tool_call_id=self.tool_call_id,
+            reasoning=self.reasoning,
+        )
+
+
+def _content(value: Any) -> tuple[str, list[str]]:
+    """Text and pictures of a message's `content`."""
+    if value is None:
+        return "", []
+    if isinstance(value, str):
+        return value, []
+    if not isinstance(value, list):
+        raise refuse("must have a text, null, or a list of parts as its `content`")
+    if len(value) > MAX_PARTS:
+        raise refuse(f"may have at most {MAX_PARTS} parts in its `content`")
+    texts: list[str] = []
+    images: list[str] = []
+    for part in value:
+        kind = part.get("type") if isinstance(part, dict) else None
+        if kind in ("text", "input_text", "refusal"):
+            text = part.get("refusal" if kind == "refusal" else "text")
+            if not isinstance(text, str):
+                raise refuse("has a text part whose `text` is no text")
+            texts.append(text)
+        elif kind == "image_url":
+            images.append(_image(part.get("image_url")))
+        else:
+            given = repr(kind[:40]) if isinstance(kind, str) else "none"
+            message = f"has a part of `type` {given}; only `text` and `image_url` are known"
+            raise refuse(message)
+    return "\n".join(texts), images
+
+
+def _image(value: Any) -> str:
+    url = value.get("url") if isinstance(value, dict) else value
+    if not isinstance(url, str) or not url.startswith(("data:image/", "https://", "http://")):
+        raise refuse("has an `image_url` that is neither a data: nor an https: address")
+    return url
