@@ -266,3 +266,11 @@ def _pairs(value: Any) -> dict[tuple[str, str], float]:
         a, b = _names("pairs", entry[:2])
         result[a, b] = _weight(f"the pair {a}, {b}", entry[2])
     return result
+
+
+def published_rank_weights(ranks: Sequence[int]) -> list[float]:
+    """How likely the model at each rank of the list is shown beside the first one.
+
+    Published: 8 for the first four of the others, 4 for the next eight, 1 for the rest.
+    """
+    return [8.0 if rank <= 4 else 4.0 if rank <= 12 else 1.0 for rank in ranks]

@@ -1,12 +1,13 @@
 """The page as one ASGI application: tabs, theme, terms, log-in, and the guard in front."""
 
 import asyncio
+import html
 import logging
 import os
 import secrets
 import time
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -15,8 +16,8 @@ from urllib.parse import urlsplit
 from fastchat.errors import UsageError
 from fastchat.web.models import ModelDirectory, Source
 from fastchat.web.pane import Panes
-from fastchat.web.security import Guard
-from fastchat.web.texts import Texts, load_texts
+from fastchat.web.security import CHAT_ONLY, Guard, Opening
+from fastchat.web.texts import LANGUAGES, Texts, load_texts
 
 if TYPE_CHECKING:
     import gradio as gr
@@ -51,14 +52,28 @@ class PageSettings:
     hosts: tuple[str, ...] = ()
     """Names under which the page is reached, besides those of this machine."""
     any_host: bool = False
+    password: str = ""
+    """One that lets in under any name, beside `accounts`."""
+    language: str = "en"
+
+    @property
+    def texts(self) -> Texts:
+        """The words of the page in its language."""
+        return load_texts(LANGUAGES[self.language])
+
+    def admits(self, name: str, password: str) -> bool:
+        """Whether these are credentials of the page."""
+        known = [word for other, word in self.accounts if other == name]
+        known += [self.password] if self.password else []
+        given = password.encode()
+        return any([secrets.compare_digest(word.encode(), given) for word in known])
 
 
 def build_app(settings: PageSettings) -> Guard:
     """The page, ready to be served."""
-    import gradio as gr
     from fastapi import FastAPI
 
-    texts = load_texts()
+    texts = settings.texts
     directory = ModelDirectory(settings.source, now=time.monotonic)
 
     @asynccontextmanager
@@ -66,29 +81,49 @@ def build_app(settings: PageSettings) -> Guard:
         yield
         await directory.close()
 
-    app = FastAPI(openapi_url=None, lifespan=lifespan)
     panes = Panes(directory, texts.notice, message_limit=settings.message_limit)
+    app = FastAPI(openapi_url=None, lifespan=lifespan)
+    return mounted(app, build_page(panes, texts, settings), settings)
+
+
+def mounted(
+    app: "FastAPI",
+    page: "gr.Blocks",
+    settings: PageSettings,
+    *,
+    opening: Opening = CHAT_ONLY,
+    head: str = "",
+) -> Guard:
+    """`app` with the page at its root, and the guard in front of it.
+
+    Args:
+        head: further elements of the document's head.
+    """
+    import gradio as gr
+
+    style = [(FOLDER / name).read_text("utf-8") for name in ("page.css", "arena.css")]
     gr.mount_gradio_app(
         app,
-        build_page(panes, texts, settings),
+        page,
         path="/",
         footer_links=[],
         run_history=False,
         app_kwargs={"docs_url": None, "redoc_url": None},
-        auth=list(settings.accounts) or None,
+        auth=settings.admits if settings.accounts or settings.password else None,
         root_path=settings.root_path or None,
+        max_file_size=opening.upload_bytes or None,
         show_error=False,
         ssr_mode=False,
         enable_monitoring=False,
         pwa=False,
         mcp_server=False,
         theme=theme(),
-        css=(FOLDER / "page.css").read_text("utf-8"),
-        head=f"<script>{(FOLDER / 'page.js').read_text('utf-8')}</script>",
+        css="\n".join(style),
+        head=f"<script>{(FOLDER / 'page.js').read_text('utf-8')}</script>{head}",
     )
     proxy = urlsplit(settings.root_path).hostname
     hosts = (*settings.hosts, proxy) if proxy else settings.hosts
-    return Guard(app, hosts=hosts, any_host=settings.any_host)
+    return Guard(app, hosts=hosts, any_host=settings.any_host, opening=opening)
 
 
 async def open_tunnel(port: int) -> None:
@@ -106,22 +141,39 @@ async def open_tunnel(port: int) -> None:
 
 def build_page(panes: Panes, texts: Texts, settings: PageSettings) -> "gr.Blocks":
     """The page's controls."""
+    with frame(texts, settings) as page:
+        from fastchat.web.chat import Chat
+
+        Chat(page, panes, texts, concurrency=settings.concurrency)
+    return page
+
+
+@contextmanager
+def frame(texts: Texts, settings: PageSettings, *, with_bar: bool = False) -> "Iterator[gr.Blocks]":
+    """A page being built, ready to be mounted afterwards.
+
+    Args:
+        with_bar: begins with the page's name and the switch between light and dark.
+    """
     # The library sums up all recent events after each event, for a page we do not open: 2 ms
     # at first and more with every event, spent on a busy page's only processor.
     os.environ.setdefault("GRADIO_ANALYTICS_CACHE_FREQUENCY", str(10**9))
     import gradio as gr
 
-    from fastchat.web.chat import Chat, terms_html
+    from fastchat.web.chat import terms_html, theme_button
 
     with gr.Blocks(
         title=texts.page.title, analytics_enabled=False, fill_height=True, fill_width=True
     ) as page:
         if settings.show_terms:
             gr.HTML(terms_html(texts.page))
-        Chat(page, panes, texts, concurrency=settings.concurrency)
+        if with_bar:
+            with gr.Row(elem_classes="head"):
+                gr.HTML(f"<h1>{html.escape(texts.page.title)}</h1>", elem_classes="brand")
+                gr.HTML(theme_button(texts.page.theme_label), elem_classes="theme")
+        yield page
     page.max_threads = settings.concurrency + SPARE_JOBS
     page.queue(status_update_rate=STATUS_S, api_open=False)
-    return page
 
 
 def theme() -> "Base":

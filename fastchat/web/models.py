@@ -67,6 +67,15 @@ class Listing:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Advice:
+    """How a model should be asked in battles; None leaves the page's own value."""
+
+    temperature: float | None = None
+    top_p: float | None = None
+    max_tokens: int | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Remote:
     """A model of another server that speaks the OpenAI API."""
 
@@ -74,6 +83,7 @@ class Remote:
     name_there: str
     base_url: str
     api_key: str | None = None
+    advice: Advice | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -140,6 +150,11 @@ class ModelDirectory:
         """What the server that has `model` calls it."""
         remote = self._remotes.get(model)
         return model if remote is None else remote.name_there
+
+    def advice(self, model: str) -> Advice | None:
+        """How `model` should be asked in battles, where the operator says so."""
+        remote = self._remotes.get(model)
+        return None if remote is None else remote.advice
 
     async def close(self) -> None:
         """Closes every connection."""

@@ -7,7 +7,9 @@ makes it call anybody else.
 
 import asyncio
 import ipaddress
+import secrets
 from collections.abc import Iterable
+from dataclasses import dataclass
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -62,12 +64,48 @@ OPEN_PATHS = frozenset(
     }
 )
 OPEN_PREFIXES = ("/assets/", "/static/", "/svelte/", "/gradio_api/heartbeat/")
+UPLOAD_PATH = "/gradio_api/upload"
+FILE_PREFIX = "/gradio_api/file="
+ANALYTICS = "https://www.googletagmanager.com https://*.google-analytics.com"
+COOKIE_S = 365 * 24 * 3600
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Opening:
+    """What a page needs beyond a chat's routes."""
+
+    prefixes: tuple[str, ...] = ()
+    upload_bytes: int = 0
+    """Of one request with files; 0 takes none, and shows none."""
+    analytics: bool = False
+    """The page loads Google Analytics, and tells it of visits."""
+    visitor_cookie: str = ""
+    """Name of a cookie that tells browsers apart; empty for none."""
+
+    def policy(self) -> str:
+        """The content policy of the page."""
+        if not self.analytics:
+            return POLICY
+        wider = POLICY
+        for kind in ("script-src 'self'", "connect-src 'self'", "img-src 'self'"):
+            wider = wider.replace(kind, f"{kind} {ANALYTICS}")
+        return wider
+
+
+CHAT_ONLY = Opening()
 
 
 class Guard:
     """Lets through what a browser on our own page asks for, and nothing else."""
 
-    def __init__(self, app: ASGIApp, *, hosts: Iterable[str], any_host: bool) -> None:
+    def __init__(
+        self,
+        app: ASGIApp,
+        *,
+        hosts: Iterable[str],
+        any_host: bool,
+        opening: Opening = CHAT_ONLY,
+    ) -> None:
         """
         Args:
             hosts: names, without ports, under which the page may be reached besides those of
@@ -77,6 +115,8 @@ class Guard:
         self.app = app
         self.hosts = {host.lower() for host in hosts}
         self.any_host = any_host
+        self.opening = opening
+        self._headers = HEADERS | {"content-security-policy": opening.policy()}
         self._requests: set[asyncio.Task[Any]] = set()
         self._ending = False
 
@@ -94,7 +134,7 @@ class Guard:
             return
         if refusal := self._refusal(scope):
             status, text = refusal
-            await PlainTextResponse(text, status, HEADERS)(scope, receive, send)
+            await PlainTextResponse(text, status, self._headers)(scope, receive, send)
             return
 
         streaming = False
@@ -102,7 +142,10 @@ class Guard:
         async def send_with_headers(message: Message) -> None:
             nonlocal streaming
             if message["type"] == "http.response.start":
-                MutableHeaders(scope=message).update(HEADERS)
+                headers = MutableHeaders(scope=message)
+                headers.update(self._headers)
+                if cookie := self._new_cookie(scope):
+                    headers.append("set-cookie", cookie)
             await send(message)
             streaming = message.get("more_body", False)
 
@@ -127,15 +170,33 @@ class Guard:
             return 403, "This name is not known here; name it with --allowed-hosts.\n"
         if scope["method"] not in ("GET", "HEAD", "OPTIONS") and not self._same_origin(headers):
             return 403, "Requests from other sites are refused.\n"
-        if not is_open(scope["path"]):
+        path = scope["path"]
+        if not (is_open(path) or self._opens(path)):
             return 404, "Not found.\n"
         if scope["method"] == "POST":
             announced = headers.get("content-length", "")
             if not announced.isdecimal():
                 return 411, "The length of the request must be announced.\n"
-            if int(announced) > BODY_LIMIT_BYTES:
+            uploads = path.rstrip("/") == UPLOAD_PATH
+            if int(announced) > (self.opening.upload_bytes if uploads else BODY_LIMIT_BYTES):
                 return 413, "The request is too large.\n"
         return None
+
+    def _opens(self, path: str) -> bool:
+        """Whether this page, though not every page, asks for `path`."""
+        prefixes = self.opening.prefixes
+        if self.opening.upload_bytes:
+            prefixes += (UPLOAD_PATH, FILE_PREFIX)
+        return path.startswith(prefixes) and ".." not in path
+
+    def _new_cookie(self, scope: Scope) -> str:
+        """The cookie for a browser that opens the page for the first time; else empty."""
+        name = self.opening.visitor_cookie
+        if not name or scope["path"] != "/" or f"{name}=" in Headers(scope=scope).get("cookie", ""):
+            return ""
+        secure = "; Secure" if scope.get("scheme") == "https" else ""
+        value = secrets.token_urlsafe(32)
+        return f"{name}={value}; Path=/; Max-Age={COOKIE_S}; HttpOnly; SameSite=Lax{secure}"
 
     def _is_ours(self, host: str) -> bool:
         """Whether `host` is a name of this page. Keeps foreign names that resolve to us out."""

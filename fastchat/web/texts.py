@@ -1,6 +1,7 @@
 """The words of the page: `texts.toml` as records, read and checked once."""
 
 import tomllib
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -9,6 +10,8 @@ from typing import Any
 from fastchat.errors import DataError
 
 TEXTS_PATH = Path(__file__).with_name("texts.toml")
+LANGUAGES = {"en": TEXTS_PATH, "zh": TEXTS_PATH.with_suffix(".zh.toml")}
+"""The files of texts by language; a translation is one more."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -79,6 +82,78 @@ class NoticeTexts:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class ArenaTexts:
+    """What the pages of the arena say."""
+
+    tab_battle: str
+    tab_named: str
+    tab_direct: str
+    tab_leaderboard: str
+    tab_visualizer: str
+    tab_about: str
+    side_a: str
+    side_b: str
+    left: str
+    right: str
+    tie: str
+    both_bad: str
+    upvote: str
+    downvote: str
+    flag: str
+    new_round: str
+    share: str
+    example: str
+    ask: str
+    ask_direct: str
+    ask_with_picture: str
+    round_over: str
+    greeting_battle: str
+    greeting_named: str
+    greeting_direct: str
+    hint_battle: str
+    hint_named: str
+    hint_direct: str
+    thanks: str
+    begin_new_round: str
+    choose_models: str
+    no_pair: str
+    no_vision_model: str
+    limit_reached: str
+    flagged: str
+    pictures_ignored: str
+    one_picture: str
+    side_failed: str
+    side_silent: str
+    stopped: str
+    vote_not_saved: str
+    share_not_saved: str
+    nothing_to_share: str
+    shared: str
+    shared_title: str
+    shared_gone: str
+    you: str
+    descriptions: str
+    about: str
+    refused_votes: Mapping[str, str]
+    """Notices by the reason for which a vote is not taken."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BoardTexts:
+    """What the leaderboard says."""
+
+    empty: str
+    rank: str
+    model: str
+    rating: str
+    interval: str
+    votes: str
+    total: str
+    loose: str
+    explained: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Texts:
     """All of it."""
 
@@ -86,6 +161,8 @@ class Texts:
     chat: ChatTexts
     empty: EmptyTexts
     notice: NoticeTexts
+    arena: ArenaTexts
+    board: BoardTexts
 
 
 @cache
@@ -96,7 +173,14 @@ def load_texts(path: Path = TEXTS_PATH) -> Texts:
         DataError: a table or an entry is missing, or one is there that nobody reads.
     """
     tables: dict[str, Any] = tomllib.loads(path.read_text("utf-8"))
-    kinds = {"page": PageTexts, "chat": ChatTexts, "empty": EmptyTexts, "notice": NoticeTexts}
+    kinds = {
+        "page": PageTexts,
+        "chat": ChatTexts,
+        "empty": EmptyTexts,
+        "notice": NoticeTexts,
+        "arena": ArenaTexts,
+        "board": BoardTexts,
+    }
     if wrong := kinds.keys() ^ tables.keys():
         raise DataError(f"{path.name}: missing or unknown tables: {', '.join(sorted(wrong))}.")
     for name, kind in kinds.items():

@@ -6,6 +6,7 @@ import socket
 import threading
 import time
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -59,6 +60,7 @@ class FakeOpenAI:
         self.models: list[dict[str, Any]] = [{"id": "parrot", "context_length": 4096}]
         self.requests: list[dict[str, Any]] = []
         self.headers: list[dict[str, str]] = []
+        self.says_its_name = True
         self.given_up = 0
         self.open = 0
         self.url = ""
@@ -193,7 +195,8 @@ class FakeOpenAI:
                 for line in HOSTILE.splitlines(keepends=True):
                     await send({"content": line})
             case _:
-                for word in f"{body['model']} heard: {said}".split(" "):
+                who = body["model"] if self.says_its_name else "somebody"
+                for word in f"{who} heard: {said}".split(" "):
                     await send({"content": word + " "})
         if order != "!break":
             await send({}, reason)
@@ -210,19 +213,20 @@ def fake() -> Iterator[FakeOpenAI]:
 
 
 @pytest.fixture
-def serve_page() -> Iterator[Callable[..., str]]:
-    """Serves a page with the given `PageSettings` on a free port; gives its address."""
+def serve_app() -> Iterator[Callable[[Callable[[], Any]], str]]:
+    """Serves what a function builds on a free port; gives its address."""
     import uvicorn
 
     from fastchat.serve import asgi
-    from fastchat.web.app import PageSettings, build_app
 
     class Server(uvicorn.Server):
         """Says when it is open, and ends event streams before it closes."""
 
-        def __init__(self, settings: PageSettings) -> None:
-            self.page = build_app(settings)
-            super().__init__(uvicorn.Config(self.page, log_config=None, lifespan="on"))
+        def __init__(self, build: Callable[[], Any]) -> None:
+            self.page = build()
+            super().__init__(
+                uvicorn.Config(self.page, log_config=None, lifespan="on", proxy_headers=False)
+            )
             self.opened = threading.Event()
 
         async def startup(self, sockets: list[socket.socket] | None = None) -> None:
@@ -236,13 +240,13 @@ def serve_page() -> Iterator[Callable[..., str]]:
     servers: list[Server] = []
     threads: list[threading.Thread] = []
 
-    def serve(**settings: Any) -> str:
+    def serve(build: Callable[[], Any]) -> str:
         sockets = asgi.bind("127.0.0.1", 0)
         made = threading.Event()
 
         async def main() -> None:  # the library wants a running loop while the page is built
             try:
-                servers.append(Server(PageSettings(**settings)))
+                servers.append(Server(build))
             finally:
                 made.set()
             await servers[-1].serve(sockets)
@@ -258,3 +262,36 @@ def serve_page() -> Iterator[Callable[..., str]]:
         server.should_exit = True
         thread.join(20)
         assert not thread.is_alive()
+
+
+@pytest.fixture
+def serve_page(serve_app: Callable[..., str]) -> Callable[..., str]:
+    """Serves a page with the given `PageSettings` on a free port; gives its address."""
+    from fastchat.web.app import PageSettings, build_app
+
+    return lambda **settings: serve_app(lambda: build_app(PageSettings(**settings)))
+
+
+@pytest.fixture
+def serve_arena(
+    serve_app: Callable[..., str], fake: FakeOpenAI, tmp_path: Path
+) -> Callable[..., str]:
+    """Serves an arena over `fake`, whose database and logs lie in `tmp_path`; gives its address.
+
+    Settings of the page go by `page`, a mapping.
+    """
+    from fastchat.web.app import PageSettings
+    from fastchat.web.arena import ArenaSettings, build_arena
+    from fastchat.web.models import Source
+
+    def serve(*, page: dict[str, Any] | None = None, **settings: Any) -> str:
+        about = {"source": Source(api_url=fake.url), **(page or {})}
+        chosen = {
+            "database_url": str(tmp_path / "arena.db"),
+            "log_folder": tmp_path / "logs",
+            "seed": 5,
+            **settings,
+        }
+        return serve_app(lambda: build_arena(ArenaSettings(page=PageSettings(**about), **chosen)))
+
+    return serve

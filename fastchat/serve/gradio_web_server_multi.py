@@ -1,0 +1,181 @@
+"""The arena: blind battles, models side by side, direct chat, and the board that votes make.
+
+python3 -m fastchat.serve.gradio_web_server_multi
+"""
+
+import asyncio
+import os
+import random
+import socket
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Literal
+
+from fastchat import logs
+from fastchat.errors import UsageError
+from fastchat.serve import asgi
+from fastchat.serve.gradio_web_server import WebSettings, bind_page, read_page_settings
+from fastchat.settings import CommaList, Env, alias, run_command
+
+if TYPE_CHECKING:
+    from fastchat.web.arena import ArenaSettings
+    from fastchat.web.guard import Moderation
+
+PROG = "python3 -m fastchat.serve.gradio_web_server_multi"
+STORAGE_URL = "FASTCHAT_IMAGE_STORAGE_URL"
+STORAGE_TOKEN = "FASTCHAT_IMAGE_STORAGE_TOKEN"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class MultiSettings(WebSettings):
+    """Serves the arena: battles, side by side, direct chat and the leaderboard."""
+
+    database_url: Annotated[str, Env("FASTCHAT_DATABASE_URL")] = "fastchat.db"
+    """SQLite file, or a URL such as postgresql://user:password@host/name."""
+    log_dir: Annotated[Path, Env("LOGDIR")] = Path(".")
+    """Folder of the daily conversation logs and of the pictures; empty writes none."""
+    arena_config: Path | None = None
+    """TOML or JSON file with weights, targets and outages of the models; read again on change."""
+    vision_arena: bool = False
+    """Let readers add pictures, and let models that see them battle."""
+    random_questions: Path | None = None
+    """JSON list of {dataset, question, path}: pictures with questions that a reader may draw."""
+    blind_char_len_limit: Annotated[int, Env("FASTCHAT_BLIND_MODE_INPUT_CHAR_LEN_LIMIT")] = 30_000
+    """Characters of one message in an anonymous battle."""
+    vote_limit: int = 30
+    """Votes in a minute from one address; 0 sets no limit."""
+    moderation_file: Path | None = None
+    """With --moderate: regular expressions, one a line, of what is not sent to models."""
+    moderation_fail: Literal["open", "closed"] = "closed"
+    """Whether a message passes when the moderation service cannot be asked."""
+    moderation_url: str | None = None
+    """Another server with OpenAI's moderation API."""
+    monitor_url: str = ""
+    """Address of a call monitor, which limits how often a model is asked."""
+    trusted_proxies: CommaList = ()
+    """Addresses or networks whose X-Forwarded-For is believed."""
+    store_addresses: bool = False
+    """Keep readers' addresses as they are, instead of a keyed hash."""
+    remote_logger_url: Annotated[str, Env("REMOTE_LOGGER_URL")] = ""
+    """Also post every line of the log there."""
+    password: Annotated[str, Env("FASTCHAT_WEB_PASSWORD")] = ""
+    """One password for everybody, under any name. Better given by the environment."""
+    ga_id: str = ""
+    """Google Analytics id; without it the page loads nothing from elsewhere."""
+    language: Literal["en", "zh"] = "en"
+    """Language of the page."""
+    elo_results_file: Annotated[Path | None, alias("--elo")] = None
+    """Not built yet; refused."""
+    leaderboard_table_file: Path | None = None
+    """Not built yet; refused."""
+    arena_hard_table: Path | None = None
+    """Not built yet; refused."""
+    show_visualizer: bool = False
+    """Not built yet; refused."""
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Runs the arena; gives the exit status."""
+    return run_command(MultiSettings, run, argv, prog=PROG)
+
+
+def run(settings: MultiSettings) -> None:
+    """Builds the arena and serves it until a signal."""
+    arena_settings = read_arena_settings(settings)
+    logs.setup("gradio_web_server_multi.log", debug=settings.debug)
+    sockets = bind_page(settings.host, settings.port)
+    asgi.run_loop(serve_arena(arena_settings, settings, sockets))
+
+
+def read_arena_settings(settings: MultiSettings) -> "ArenaSettings":
+    """What the arena is told, checked as far as it can be before it is built.
+
+    Raises:
+        UsageError: a value that cannot work.
+    """
+    from dataclasses import replace
+
+    from fastchat.web.arena import ArenaSettings
+    from fastchat.web.duel import Limits
+    from fastchat.web.examples import read_examples
+    from fastchat.web.visitors import read_networks
+
+    if settings.random_questions and not settings.vision_arena:
+        raise UsageError("--random-questions needs --vision-arena: its questions have pictures.")
+    if settings.blind_char_len_limit <= 0 or settings.vote_limit < 0:
+        raise UsageError("--blind-char-len-limit must be above 0, --vote-limit not below.")
+    url, token = _storage(settings)
+    page = read_page_settings(settings)
+    rng = random.Random()
+    return ArenaSettings(
+        page=replace(page, password=settings.password, language=settings.language),
+        database_url=settings.database_url,
+        log_folder=settings.log_dir if str(settings.log_dir) else None,
+        arena_config=settings.arena_config,
+        vision=settings.vision_arena,
+        examples=(
+            read_examples(settings.random_questions, rng=rng) if settings.random_questions else None
+        ),
+        limits=Limits(
+            message=settings.input_char_len_limit, anonymous=settings.blind_char_len_limit
+        ),
+        votes_per_minute=settings.vote_limit,
+        moderation=_moderation(settings),
+        monitor_url=settings.monitor_url,
+        remote_log_url=settings.remote_logger_url,
+        proxies=read_networks(settings.trusted_proxies),
+        stores_addresses=settings.store_addresses,
+        analytics_id=settings.ga_id,
+        storage_url=url,
+        storage_token=token,
+    )
+
+
+def _moderation(settings: MultiSettings) -> "Moderation | None":
+    """Who looks at messages first, if anybody does."""
+    from fastchat.web.guard import Moderation, OpenAIModerator, read_patterns
+
+    if not settings.moderate:
+        return None
+    if settings.moderation_file is not None:
+        moderator = read_patterns(settings.moderation_file)
+    elif key := os.environ.get("OPENAI_API_KEY"):
+        moderator = OpenAIModerator(api_key=key, base_url=settings.moderation_url)
+    else:
+        raise UsageError("--moderate needs --moderation-file FILE or OPENAI_API_KEY.")
+    return Moderation(moderator=moderator, on_failure=settings.moderation_fail)
+
+
+def _storage(settings: MultiSettings) -> tuple[str, str]:
+    """Where pictures are uploaded to, and with which token."""
+    if not settings.use_remote_storage:
+        return "", ""
+    url = os.environ.get(STORAGE_URL, "")
+    if not url:
+        raise UsageError(
+            f"--use-remote-storage needs {STORAGE_URL}, for example "
+            f"https://storage.googleapis.com/BUCKET, and {STORAGE_TOKEN}."
+        )
+    return url, os.environ.get(STORAGE_TOKEN, "")
+
+
+async def serve_arena(
+    arena_settings: "ArenaSettings", settings: MultiSettings, sockets: list[socket.socket]
+) -> None:
+    """Serves the arena; with `--share`, under a public address as well."""
+    from fastchat.web.app import open_tunnel
+    from fastchat.web.arena import build_arena
+
+    app = build_arena(arena_settings)
+    port = sockets[0].getsockname()[1]
+    tunnel = asyncio.create_task(open_tunnel(port)) if settings.share else None
+    try:
+        await asgi.serve_sockets(app, settings, sockets=sockets, closing=app.end_streams)
+    finally:
+        if tunnel is not None:
+            tunnel.cancel()
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,295 @@
+"""The arena as one ASGI application: its tabs, what they share, and the shared conversations."""
+
+import html
+import random
+import time
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from fastchat.arena.pairing import PairingFile
+from fastchat.errors import StoreError
+from fastchat.families.registry import registry
+from fastchat.store.arena import ArenaStore
+from fastchat.store.arena_records import Kind
+from fastchat.store.database import Database
+from fastchat.web.app import PageSettings, frame, mounted
+from fastchat.web.duel import Duels, Limits
+from fastchat.web.guard import CallMonitor, Moderation, VoteLimit
+from fastchat.web.images import UPLOAD_BYTES, PictureFolder
+from fastchat.web.ledger import Ledger
+from fastchat.web.models import Listing, ModelDirectory
+from fastchat.web.remote_log import RemoteLog
+from fastchat.web.security import Guard, Opening
+from fastchat.web.shared_page import shared_html
+from fastchat.web.texts import Texts
+from fastchat.web.visitors import COOKIE, Network, Visitors
+
+if TYPE_CHECKING:
+    import gradio as gr
+    from fastapi import FastAPI
+    from starlette.requests import Request
+    from starlette.responses import Response
+
+    from fastchat.web.examples import Examples
+
+TABS: dict[str, int] = {
+    "arena": 0,
+    "vision": 0,
+    "compare": 1,
+    "direct": 2,
+    "model": 2,
+    "leaderboard": 3,
+    "about": 4,
+}
+"""Published: the tab that a query parameter opens."""
+BOARD_S = 10.0
+"""How often an open page looks at the board again."""
+PUBLISHED_LIMITS = Limits()
+UPLOADED_BYTES = UPLOAD_BYTES + 64 * 1024
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ArenaSettings:
+    """What the arena is like, apart from where it listens."""
+
+    page: PageSettings
+    database_url: str
+    log_folder: Path | None = None
+    """Where the daily logs and the pictures are written; None writes neither."""
+    arena_config: Path | None = None
+    vision: bool = False
+    examples: "Examples | None" = None
+    limits: Limits = PUBLISHED_LIMITS
+    votes_per_minute: int = 30
+    moderation: Moderation | None = None
+    monitor_url: str = ""
+    remote_log_url: str = ""
+    proxies: tuple[Network, ...] = ()
+    stores_addresses: bool = False
+    analytics_id: str = ""
+    storage_url: str = ""
+    storage_token: str = ""
+    seed: int | None = None
+    """Of the draws; None takes one from the system."""
+
+
+class Arena:
+    """What all tabs and all readers share."""
+
+    def __init__(self, settings: ArenaSettings) -> None:
+        """
+        Raises:
+            StoreError: the database cannot be used.
+            UsageError: a file that was named cannot.
+        """
+        page = settings.page
+        self.settings = settings
+        self.texts: Texts = page.texts
+        self.rng = random.Random(settings.seed)
+        self.directory = ModelDirectory(page.source, now=time.monotonic)
+        self.store = ArenaStore(Database(settings.database_url))
+        self.ledger = Ledger(
+            self.store,
+            log_folder=settings.log_folder,
+            remote=RemoteLog(settings.remote_log_url) if settings.remote_log_url else None,
+        )
+        self.visitors = Visitors(
+            key=self.store.secret("voters"),
+            proxies=settings.proxies,
+            stores_addresses=settings.stores_addresses,
+        )
+        self.monitor = CallMonitor(settings.monitor_url) if settings.monitor_url else None
+        self.pictures = self._pictures() if settings.vision else None
+        self.duels = Duels(
+            self.directory,
+            self.texts,
+            self.ledger,
+            pairing=PairingFile(settings.arena_config),
+            limits=settings.limits,
+            vote_limit=VoteLimit(settings.votes_per_minute, now=time.monotonic),
+            now=time.monotonic,
+            rng=self.rng,
+            moderation=settings.moderation,
+            monitor=self.monitor,
+            pictures=self.pictures,
+        )
+
+    async def close(self) -> None:
+        """Writes what waits, and closes every connection."""
+        await self.ledger.close()
+        await self.directory.close()
+        if self.monitor is not None:
+            await self.monitor.close()
+        if self.pictures is not None:
+            await self.pictures.close()
+        self.store.database.close()
+
+    def _pictures(self) -> PictureFolder:
+        folder = self.settings.log_folder
+        return PictureFolder(
+            folder / "serve_images" if folder else None,
+            storage_url=self.settings.storage_url,
+            token=self.settings.storage_token,
+        )
+
+
+def build_arena(settings: ArenaSettings) -> Guard:
+    """The arena, ready to be served."""
+    from fastapi import FastAPI
+
+    arena = Arena(settings)
+
+    @asynccontextmanager
+    async def lifespan(_: "FastAPI") -> AsyncIterator[None]:
+        yield
+        await arena.close()
+
+    app = FastAPI(openapi_url=None, lifespan=lifespan)
+    app.add_route("/shared/{token}", _shared_route(arena))
+    opening = Opening(
+        prefixes=("/shared/",),
+        upload_bytes=UPLOADED_BYTES if settings.vision else 0,
+        analytics=bool(settings.analytics_id),
+        visitor_cookie=COOKIE,
+    )
+    head = analytics_html(settings.analytics_id) if settings.analytics_id else ""
+    return mounted(app, build_tabs(arena), settings.page, opening=opening, head=head)
+
+
+def build_tabs(arena: Arena) -> "gr.Blocks":
+    """The page: a bar, and a tab for each way to meet the models."""
+    settings, words = arena.settings, arena.texts.arena
+    with frame(arena.texts, settings.page, with_bar=True) as page:
+        import gradio as gr
+
+        from fastchat.web.chat import REFRESH_S
+
+        listed = gr.State(Listing())
+        with gr.Tabs(elem_classes="arena-tabs") as tabs:
+            _duel_tab(arena, words.tab_battle, TABS["arena"], "anonymous", listed)
+            _duel_tab(arena, words.tab_named, TABS["compare"], "named", listed)
+            _duel_tab(arena, words.tab_direct, TABS["direct"], "direct", listed)
+            _board_tab(arena)
+            with gr.Tab(words.tab_about, id=TABS["about"], elem_classes="reading"):
+                gr.Markdown(words.about)
+                cards = gr.HTML("", elem_classes="cards")
+
+        async def refresh() -> Listing:
+            return await arena.directory.listing()
+
+        def choose_tab(request: gr.Request) -> Any:
+            asked = [TABS[name] for name in TABS if name in request.query_params]
+            return gr.Tabs(selected=asked[0]) if asked else gr.skip()
+
+        def introduce(listing: Listing) -> str:
+            return cards_html(listing, words.descriptions)
+
+        quiet = {"show_progress": "hidden", "api_visibility": "private", "concurrency_limit": None}
+        gr.on(
+            [page.load, gr.Timer(REFRESH_S).tick],
+            refresh,
+            [],
+            [listed],
+            trigger_mode="once",
+            **quiet,
+        )
+        page.load(choose_tab, [], [tabs], **quiet)
+        listed.change(introduce, [listed], [cards], **quiet)
+
+        async def leave(request: gr.Request) -> None:
+            for kind in ("anonymous", "named", "direct"):
+                arena.duels.stop(f"{kind}:{request.session_hash}")
+
+        page.unload(leave)
+    return page
+
+
+def _duel_tab(arena: Arena, label: str, tab: int, kind: Kind, listed: "gr.State") -> None:
+    import gradio as gr
+
+    from fastchat.web.battle import Battle
+
+    with gr.Tab(label, id=tab, elem_classes=["duel", f"duel-{kind}"]):
+        Battle(
+            arena.duels,
+            arena.texts,
+            arena.visitors,
+            kind=kind,
+            listed=listed,
+            concurrency=arena.settings.page.concurrency,
+            vision=arena.settings.vision,
+            examples=arena.settings.examples,
+            rng=arena.rng,
+        )
+
+
+def _board_tab(arena: Arena) -> None:
+    """The live board; it moves as votes come, on every page that shows it."""
+    import gradio as gr
+
+    from fastchat.web.board_tab import LiveBoard, live_board_html
+
+    words = arena.texts
+    board = LiveBoard(arena.store)
+    with gr.Tab(words.arena.tab_leaderboard, id=TABS["leaderboard"], elem_classes="reading") as tab:
+        shown = gr.HTML("")
+
+        def refresh() -> str:
+            return live_board_html(board, words.board)
+
+        gr.on(
+            [tab.select, gr.Timer(BOARD_S).tick],
+            refresh,
+            [],
+            [shown],
+            show_progress="hidden",
+            api_name="leaderboard",
+            api_visibility="undocumented",
+            concurrency_limit=None,
+            trigger_mode="once",
+        )
+
+
+def cards_html(listing: Listing, title: str) -> str:
+    """Who the models are, from their families' cards."""
+    entries: list[str] = []
+    for model in listing.visible(vision=True).models:
+        card = registry().card(model.name)
+        about = card.description if card.link else ""
+        name = html.escape(model.name)
+        safe = card.link.startswith(("https://", "http://"))
+        link = html.escape(card.link, quote=True)
+        shown = f'<a href="{link}" target="_blank" rel="noopener">{name}</a>' if safe else name
+        entries.append(f"<li><b>{shown}</b> {html.escape(about)}</li>")
+    return f"<h2>{html.escape(title)}</h2><ul>{''.join(entries)}</ul>" if entries else ""
+
+
+def analytics_html(analytics_id: str) -> str:
+    """Google Analytics, where the operator asks for it by `--ga-id`."""
+    key = html.escape(analytics_id, quote=True)
+    return (
+        f'<script async src="https://www.googletagmanager.com/gtag/js?id={key}"></script>'
+        "<script>window.dataLayer=window.dataLayer||[];function gtag(){dataLayer.push(arguments);}"
+        f"gtag('js',new Date());gtag('config','{key}');</script>"
+    )
+
+
+def _shared_route(arena: Arena):
+    """Shows what was shared under a token, to whoever has it."""
+
+    async def shared(request: "Request") -> "Response":
+        from starlette.concurrency import run_in_threadpool
+        from starlette.responses import HTMLResponse
+
+        token = request.path_params["token"]
+        try:
+            page = await run_in_threadpool(arena.store.share, token)
+        except StoreError as error:
+            return HTMLResponse(html.escape(error.message), status_code=503)
+        status = 404 if page is None else 200
+        return HTMLResponse(shared_html(page, arena.texts), status_code=status)
+
+    return shared

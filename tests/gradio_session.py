@@ -1,0 +1,79 @@
+"""An open page of the web server as a program drives it, and everything the server sent it."""
+
+import json
+import secrets
+from typing import Any
+
+import httpx
+
+
+class Session:
+    """Calls the page's events by name over the queue that browsers use."""
+
+    def __init__(
+        self, page: str, *, session: str = "", cookie: bool = True, **headers: str
+    ) -> None:
+        self.http = httpx.Client(base_url=page, headers=headers, timeout=30, trust_env=False)
+        self.session = session or secrets.token_hex(6)
+        self.received: list[str] = []
+        """Every byte that came, as text."""
+        if cookie:
+            self.received.append(self.http.get("/").text)
+        config = self.http.get("/config")
+        self.received.append(config.text)
+        self.functions = {d["api_name"]: d for d in config.json()["dependencies"]}
+
+    def close(self) -> None:
+        self.http.close()
+
+    def call(self, name: str, *data: Any) -> list[list[Any]]:
+        """What the event sends back, a list for each step; states go as None."""
+        self.join(name, *data)
+        return self.steps()
+
+    def join(self, name: str, *data: Any) -> None:
+        """Begins the event."""
+        body = {
+            "fn_index": self.functions[name]["id"],
+            "session_hash": self.session,
+            "data": list(data),
+        }
+        reply = self.http.post("/gradio_api/queue/join", json=body)
+        self.received.append(str(reply.headers) + reply.text)
+        reply.raise_for_status()
+
+    def steps(self) -> list[list[Any]]:
+        """Everything the event that runs sends until it is complete."""
+        steps: list[list[Any]] = []
+        query = {"session_hash": self.session}
+        with self.http.stream("GET", "/gradio_api/queue/data", params=query) as events:
+            for line in events.iter_lines():
+                self.received.append(line)
+                if not line.startswith("data:"):
+                    continue
+                event = json.loads(line.removeprefix("data:"))
+                if event["msg"] in ("process_generating", "process_completed"):
+                    assert event["success"], event
+                    steps.append(event["output"].get("data", []))
+                if event["msg"] == "process_completed":
+                    return steps
+        raise AssertionError(f"the stream ended before the event: {steps}")
+
+    @property
+    def everything(self) -> str:
+        return "\n".join(self.received)
+
+    # The tabs' events, with the arguments that a browser would send.
+
+    def battle(self, text: str) -> list[list[Any]]:
+        return self.call("anonymous_send", None, text, 0.7, 1.0, 64)
+
+    def named(self, text: str, a: str, b: str) -> list[list[Any]]:
+        return self.call("named_send", None, text, a, b, 0.7, 1.0, 64)
+
+    def direct(self, text: str, model: str) -> list[list[Any]]:
+        return self.call("direct_send", None, text, model, 0.7, 1.0, 64)
+
+    def vote(self, choice: str, kind: str = "anonymous") -> str:
+        """Votes, and gives the notice."""
+        return self.call(f"{kind}_{choice}", None)[-1][-1]
