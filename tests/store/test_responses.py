@@ -1,3 +1,4 @@
+from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -20,8 +21,10 @@ def clock() -> Clock:
 
 
 @pytest.fixture
-def store(database_url: str, clock: Clock) -> ResponseStore:
-    return ResponseStore(Database(database_url), retention_s=100.0, now=clock)
+def store(database_url: str, clock: Clock) -> Iterator[ResponseStore]:
+    database = Database(database_url)
+    yield ResponseStore(database, retention_s=100.0, now=clock)
+    database.close()
 
 
 def body(name: str, previous: str | None = None, status: str = "completed") -> dict[str, Any]:
