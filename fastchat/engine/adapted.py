@@ -48,11 +48,7 @@ class AdaptedEngine:
         """
         self.base = base
         self.name = name
-        self._path = path
-
-    @property
-    def info(self) -> EngineInfo:
-        return replace(self.base.info, model_path=self._path)
+        self.info: EngineInfo = replace(base.info, model_path=path)
 
     async def start(self) -> None:
         await self.base.start()

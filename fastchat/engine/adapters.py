@@ -4,12 +4,12 @@ Layers that an adapter changes are wrapped once. A step tells the bank which of 
 to which adapter; the wrapped layers then compute, for all rows at once, `x @ A` with the A of all
 adapters side by side, wipe what is not a row's own, and add the product with all B. Base rows get
 exact zeros added. With few rows a step is bound by the number of calls, not by their size, and
-this takes three calls a layer however many adapters there are. Layers that read the same
-input (`linear.SIBLINGS`) share the first two.
+this takes three calls however many adapters there are; layers that are one product
+(`linear._Joined`) share them.
 
 Where far more adapters are loaded than a step uses, its own are computed one by one.
 
-Dimensions: T rows, P places of adapters, R ranks a place has room for, S siblings of a stack.
+Dimensions: T rows, P places of adapters, R ranks a place has room for, S layers of a product.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from fastchat.engine.linear import SIBLINGS
+from fastchat.engine.linear import JoinedLinear
 from fastchat.errors import UsageError
 from fastchat.model.adapters import Adapter, LowRank, shown
 
@@ -56,13 +56,14 @@ class AdapterBank:
         self._max_rank = max_rank
         self._max_adapters = max_adapters
         embeddings = model.get_input_embeddings().weight
-        self._dtype, self._device = embeddings.dtype, embeddings.device
+        self.dtype, self.device = embeddings.dtype, embeddings.device
         self._is_taken: list[bool] = []
         """By place."""
         self._width = 0
         """R"""
-        self._layers: dict[str, AdaptedLinear] = {}
-        self._stacks: list[_Stack] = []
+        self._layers: dict[str, tuple[Delta, int]] = {}
+        """By the layer's name, where its pairs go."""
+        self._deltas: list[Delta] = []
         self.tokens: _Rows | None = None
         """The rows of a pass; None while no adapter is in it."""
         self.wanted: _Rows | None = None
@@ -86,23 +87,24 @@ class AdapterBank:
             self._is_taken.append(False)
         self._width = max(self._width, adapter.rank)
         for module_name, module in modules.items():
-            self._wrap(module_name, module)
-        for stack in self._stacks:
-            stack.resize(len(self._is_taken), self._width)
+            self._attach(module_name, module)
+        for delta in self._deltas:
+            delta.resize(len(self._is_taken), self._width)
         for module_name, layer in adapter.layers.items():
-            self._layers[module_name].put(place, layer)
+            delta, index = self._layers[module_name]
+            delta.put(index, place, layer)
         self._is_taken[place] = True
         return place
 
     def remove(self, place: int) -> None:
         """Forgets an adapter; its place is used again. No sequence may be using it."""
-        for layer in self._layers.values():
-            layer.wipe(place)
+        for delta in self._deltas:
+            delta.wipe(place)
         self._is_taken[place] = False
         while self._is_taken and not self._is_taken[-1]:
             self._is_taken.pop()
-        for stack in self._stacks:
-            stack.resize(len(self._is_taken), self._width)
+        for delta in self._deltas:
+            delta.resize(len(self._is_taken), self._width)
 
     def begin(self, owners: Sequence[int | None], wanted: Tensor) -> None:
         """Says whose rows the next pass computes.
@@ -129,12 +131,12 @@ class AdapterBank:
     def _rows(self, ids: Tensor) -> _Rows:
         """The rows of each adapter. ids: (T,), -1 for the base."""
         used = [int(i) for i in ids.unique() if i >= 0]
-        owners = tuple((i, (ids == i).nonzero().flatten().to(self._device)) for i in used)
+        owners = tuple((i, (ids == i).nonzero().flatten().to(self.device)) for i in used)
         foreign = None
         n_places = len(self._is_taken)
         if n_places <= MOST_IDLE * max(1, len(used)):
             places = torch.arange(n_places).repeat_interleave(self._width)
-            foreign = (ids.unsqueeze(1) != places).unsqueeze(1).to(self._device)
+            foreign = (ids.unsqueeze(1) != places).unsqueeze(1).to(self.device)
         return _Rows(owners, foreign)
 
     def _checked(self, name: str, adapter: Adapter) -> dict[str, nn.Module]:
@@ -170,7 +172,7 @@ class AdapterBank:
         return {module: known[module] for module in adapter.layers}
 
     def _text_modules(self) -> Iterator[tuple[str, nn.Module]]:
-        """Linear layers, wrapped or not, that see one row a token: not those of a vision tower."""
+        """Linear layers that see one row a token: not those of a vision tower, nor experts."""
         decoder = self._model.get_decoder() if hasattr(self._model, "get_decoder") else self._model
         within = {id(module) for module in decoder.modules()}
         head = self._model.get_output_embeddings()
@@ -184,112 +186,125 @@ class AdapterBank:
             elif (id(module) in within or module is head) and _shape(module) is not None:
                 yield name, module
 
-    def _wrap(self, name: str, module: nn.Module) -> None:
-        """Puts a wrapper around a layer that has none."""
-        if isinstance(module, AdaptedLinear):
+    def _attach(self, name: str, module: nn.Module) -> None:
+        """Makes a layer one that adapters can add to."""
+        if name in self._layers:
             return
-        parent_name, _, own = name.rpartition(".")
-        is_head = module is self._model.get_output_embeddings()
-        stack = self._stack_of(parent_name, own, module)
-        wrapper = AdaptedLinear(module, self, stack, is_head=is_head)
-        setattr(self._model.get_submodule(parent_name), own, wrapper)
-        self._layers[name] = wrapper
-
-    def _stack_of(self, parent_name: str, own: str, module: nn.Module) -> _Stack:
-        """The stack of a sibling that reads inputs of the same width, or a new one."""
+        if isinstance(module, JoinedLinear):
+            delta = next((d for d in self._deltas if d.joined is module.joined), None)
+            if delta is None:
+                delta = Delta(self, module.in_features, module.joined.sizes)
+                delta.joined, module.joined.delta = module.joined, delta.add
+                self._deltas.append(delta)
+            self._layers[name] = (delta, module.index)
+            return
         shape = _shape(module)
         assert shape is not None
-        for names in SIBLINGS:
-            for other in names if own in names else ():
-                sibling = self._layers.get(f"{parent_name}.{other}" if parent_name else other)
-                if sibling is not None and sibling.stack.in_features == shape[1]:
-                    return sibling.stack
-        stack = _Stack(shape[1], dtype=self._dtype, device=_device(module, self._device))
-        self._stacks.append(stack)
-        return stack
+        is_head = module is self._model.get_output_embeddings()
+        delta = Delta(self, shape[1], [shape[0]], is_head=is_head)
+        self._deltas.append(delta)
+        self._layers[name] = (delta, 0)
+        parent_name, _, own = name.rpartition(".")
+        setattr(self._model.get_submodule(parent_name), own, AdaptedLinear(module, delta))
 
 
-class _Stack:
-    """The A of layers that read the same input, and what they make of it."""
+class Delta:
+    """What adapters add to one product: that of a layer, or the one that siblings share."""
 
-    def __init__(self, in_features: int, *, dtype: torch.dtype, device: torch.device) -> None:
-        self.in_features = in_features
-        self.layers: list[AdaptedLinear] = []
-        self.a = torch.zeros(0, 0, 0, in_features, dtype=dtype, device=device)
+    def __init__(
+        self, bank: AdapterBank, in_features: int, sizes: Sequence[int], *, is_head: bool = False
+    ) -> None:
+        """
+        Args:
+            bank: says whose rows there are.
+            in_features: of the product.
+            sizes: outputs of each of the S layers in it.
+            is_head: the rows are those whose logits are computed.
+        """
+        self.joined: object = None
+        """The siblings' product, where it is one."""
+        self.sizes = list(sizes)
+        self._bank = bank
+        self._is_head = is_head
+        options: dict[str, Any] = {"dtype": bank.dtype, "device": bank.device}
+        self._a = torch.zeros(len(sizes), 0, 0, in_features, **options)
         """(S, P, R, in)"""
-        self._seen: tuple[Tensor, _Rows] | None = None
-        self._products = self.a
+        self._b = [torch.zeros(0, 0, size, **options) for size in sizes]
+        """(P, R, out), with the scale in it"""
+        self._resize_views()
 
     def resize(self, n_places: int, width: int) -> None:
         """Makes room for so many places of this width, keeping what is there."""
-        self.a = _resized(self.a, len(self.layers), n_places, width)
-        for layer in self.layers:
-            layer.b = _resized(layer.b, n_places, width)
-        self._seen = None
+        self._a = _resized(self._a, len(self.sizes), n_places, width)
+        self._b = [_resized(b, n_places, width) for b in self._b]
+        self._resize_views()
 
-    def products(self, x: Tensor, rows: _Rows) -> Tensor:
-        """(T, S, P x R): what the rows make with their own adapter's A, zeros elsewhere."""
-        if self._seen is None or self._seen[0] is not x or self._seen[1] is not rows:
-            assert rows.foreign is not None
-            flat = x[0] if x.dim() == 3 else x
-            found = torch.mm(flat, self.a.view(-1, self.in_features).t())
-            self._products = found.view(len(flat), len(self.layers), -1)
-            self._products.masked_fill_(rows.foreign.to(x.device), 0)
-            self._seen = (x, rows)
-        return self._products
+    def put(self, index: int, place: int, layer: LowRank) -> None:
+        """Sets an adapter's pair of one layer."""
+        self._a[index, place, : len(layer.a)] = layer.a.to(self._a)
+        self._b[index][place, : len(layer.a)] = (layer.b.float() * layer.scale).t().to(self._a)
+        self._resize_views()
+
+    def wipe(self, place: int) -> None:
+        """Makes a place one that adds nothing."""
+        self._a[:, place] = 0
+        for b in self._b:
+            b[place] = 0
+        self._resize_views()
+
+    def add(self, x: Tensor, y: Tensor) -> Tensor:
+        """`y` with the products of `x` added, in place. x: (..., in); y: (..., sum of sizes)."""
+        bank = self._bank
+        if bank.everyone is not None:
+            for i, part in enumerate(y.split(self.sizes, dim=-1)):
+                part.add_((x @ self._a[i, bank.everyone].t()) @ self._b[i][bank.everyone])
+            return y
+        rows = bank.wanted if self._is_head else bank.tokens
+        if rows is None:
+            return y
+        flat, out = (x[0], y[0]) if x.dim() == 3 else (x, y)
+        if rows.foreign is None:
+            for place, own in rows.owners:
+                mine = own.to(x.device)
+                for i, part in enumerate(out.split(self.sizes, dim=-1)):
+                    product = (flat[mine] @ self._a[i, place].t()) @ self._b[i][place]
+                    part.index_add_(0, mine, product)
+            return y
+        foreign = rows.foreign if rows.foreign.device == x.device else rows.foreign.to(x.device)
+        products = torch.mm(flat, self._flat_a).view(len(flat), len(self.sizes), -1)
+        products.masked_fill_(foreign, 0)
+        if self._stacked_b is not None:
+            parts = out.view(len(flat), len(self.sizes), -1).transpose(0, 1)
+            parts.baddbmm_(products.transpose(0, 1), self._stacked_b)
+            return y
+        for i, part in enumerate(out.split(self.sizes, dim=-1)):
+            part.addmm_(products[:, i], self._b[i].flatten(0, 1))
+        return y
+
+    def _resize_views(self) -> None:
+        self._flat_a = self._a.flatten(0, 2).t()
+        """(in, S x P x R)"""
+        self._stacked_b: Tensor | None = None
+        """(S, P x R, out), where siblings are equally wide: one call in place of S"""
+        if len(self.sizes) > 1 and len(set(self.sizes)) == 1:
+            stacked = torch.stack(self._b)
+            self._b = list(stacked.unbind(0))
+            self._stacked_b = stacked.flatten(1, 2)
 
 
 class AdaptedLinear(nn.Module):
-    """A linear layer with the products of adapters added to its rows."""
+    """A linear layer to which adapters add."""
 
-    def __init__(
-        self, inner: nn.Module, bank: AdapterBank, stack: _Stack, *, is_head: bool
-    ) -> None:
+    def __init__(self, inner: nn.Module, delta: Delta) -> None:
         super().__init__()
         self.inner = inner
         shape = _shape(inner)
         assert shape is not None
         self.out_features, self.in_features = shape
-        self.stack = stack
-        self._bank = bank
-        self._is_head = is_head
-        self._index = len(stack.layers)
-        stack.layers.append(self)
-        self.b = stack.a.new_zeros(0, 0, self.out_features)
-        """(P, R, out), with the scale in it"""
-
-    def put(self, place: int, layer: LowRank) -> None:
-        """Sets an adapter's pair."""
-        rank = len(layer.a)
-        self.wipe(place)
-        self.stack.a[self._index, place, :rank] = layer.a.to(self.b)
-        self.b[place, :rank] = (layer.b.float() * layer.scale).t().to(self.b)
-
-    def wipe(self, place: int) -> None:
-        self.stack.a[self._index, place] = 0
-        self.b[place] = 0
+        self._add = delta.add
 
     def forward(self, x: Tensor) -> Tensor:
-        y = self.inner(x)
-        bank = self._bank
-        if bank.everyone is not None:
-            a = self.stack.a[self._index, bank.everyone]
-            return y + (x @ a.t()) @ self.b[bank.everyone]
-        rows = bank.wanted if self._is_head else bank.tokens
-        if rows is None:
-            return y
-        # In place: what comes from the layer is its own, or its part of what siblings share.
-        out = y[0] if y.dim() == 3 else y
-        if rows.foreign is not None:
-            products = self.stack.products(x, rows)[:, self._index]
-            out.addmm_(products, self.b.view(-1, self.out_features))
-            return y
-        flat = x[0] if x.dim() == 3 else x
-        for place, own in rows.owners:
-            mine = own.to(x.device)
-            product = (flat[mine] @ self.stack.a[self._index, place].t()) @ self.b[place]
-            out.index_add_(0, mine, product)
-        return y
+        return self._add(x, self.inner(x))
 
 
 def _resized(old: Tensor, *sizes: int) -> Tensor:
@@ -310,7 +325,3 @@ def _shape(module: nn.Module) -> tuple[int, int] | None:
         return int(module.nf), int(module.weight.shape[0])
     out, into = getattr(module, "out_features", None), getattr(module, "in_features", None)
     return (out, into) if isinstance(out, int) and isinstance(into, int) else None
-
-
-def _device(module: nn.Module, default: torch.device) -> torch.device:
-    return next((p.device for p in module.parameters()), default)

@@ -87,6 +87,8 @@ class GenerationRequest:
     """The prompt is the first chunk; with `logprobs`, its tokens carry theirs as well."""
     truncate_prompt: bool = False
     """Drop the oldest tokens of a prompt that is too long, instead of refusing it."""
+    adapter: str | None = None
+    """The loaded adapter that answers; None is the model itself."""
     grammar: Grammar | None = None
     """The answer keeps to it, and ends when nothing can follow any more."""
     marks: tuple[str, ...] = ()
@@ -152,7 +154,7 @@ class EngineInfo:
     max_running: int
     """Requests that advance together at most."""
     abilities: frozenset[str] = frozenset()
-    """Of `generate`, `embed`, `logprobs`, `logit_bias`, `seed`, `vision`, `grammar`."""
+    """Of `generate`, `embed`, `logprobs`, `logit_bias`, `seed`, `vision`, `grammar`, `adapters`."""
     tool_format: ToolFormat = PLAIN_JSON
     """How the model writes tool calls."""
     reasoning: ReasoningFormat | None = None

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
+import os
 import sys
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Literal, cast
 
 from fastchat.engine.base import Engine
 from fastchat.errors import OutOfRangeError, UsageError
@@ -45,17 +47,92 @@ class EngineSettings:
     """`slots`, `groups`, or `auto`: slots where the start-up self-check allows them."""
 
 
-async def open_engine(model: ModelSettings, engine: EngineSettings) -> Engine:
+async def open_engine(
+    model: ModelSettings, engine: EngineSettings, *, shared: dict[str, Engine] | None = None
+) -> Engine:
     """Loads the model in the engine's own thread, checks it, and returns the running engine.
+
+    A path that holds an adapter gives the engine of that adapter, over its base.
+
+    shared: engines that are open, which models and adapters asked for later may use; what is
+    opened is added.
 
     Raises:
         UsageError: settings that do not fit the machine or the model.
         ModelError: the model cannot be loaded, or not by the scheduler asked for.
     """
+    _check(engine)
+    if _is_adapter(model.model_path):
+        return await _open_adapter(model, engine, shared)
+    key = "\0".join((os.path.realpath(os.path.expanduser(model.model_path)), *_format(model)))
+    if shared is not None and key in shared:
+        return shared[key]
+    opened = await _open_model(model, engine)
+    if shared is not None:
+        shared[key] = opened
+    return opened
+
+
+async def load_adapter(base: Engine, name: str, path: str) -> Engine:
+    """The engine of an adapter that is loaded over `base`.
+
+    Raises:
+        UsageError: it is none that can be served over this model, or the model takes none.
+        DataError: its files are damaged.
+        UnavailableError: it has to be downloaded, and cannot be.
+    """
+    from fastchat.engine.adapted import AdaptedEngine, AdapterHost
+
+    if "adapters" not in base.info.abilities:
+        raise UsageError(
+            f"the adapter {name!r} cannot be served: this model is answered by the scheduler "
+            f"{base.info.scheduler!r}, which mixes none; merge it (fastchat.model.apply_lora)",
+            param="lora_name",
+        )
+    host = cast(AdapterHost, base)
+    await host.load_adapter(name, path)
+    return AdaptedEngine(host, name, path=path)
+
+
+def _is_adapter(model_path: str) -> bool:
+    """Whether a path holds, or names, an adapter that is served over its base."""
+    from fastchat.families.registry import registry
+    from fastchat.model.merged_adapter import pair_adapter
+
+    if registry().recognise(model_path).family.loader != "peft":
+        return False
+    return pair_adapter(model_path) is None
+
+
+async def _open_adapter(
+    model: ModelSettings, engine: EngineSettings, shared: dict[str, Engine] | None
+) -> Engine:
+    """The engine of an adapter over its base, which is opened for it unless it is shared."""
+    from fastchat.model.adapters import base_of, find_adapter
+
+    folder = await asyncio.to_thread(
+        lambda: find_adapter(model.model_path, revision=model.revision)
+    )
+    base_path = base_of(folder)
+    below = replace(model, model_path=base_path, revision="main")
+    base = await open_engine(below, engine, shared=shared)
+    try:
+        return await load_adapter(base, model.model_path, str(folder))
+    except BaseException:
+        if shared is None:
+            await base.stop(0)
+        raise
+
+
+def _format(model: ModelSettings) -> tuple[str, str]:
+    """What makes two prompt formats of one model."""
+    return (model.conv_template or "", model.chat_template or "")
+
+
+async def _open_model(model: ModelSettings, engine: EngineSettings) -> Engine:
     from fastchat.engine.thread import ModelThread
     from fastchat.model.load import load
 
-    _check(engine)
     sys.setswitchinterval(min(sys.getswitchinterval(), SWITCH_INTERVAL_S))
     thread = ModelThread()
     try:

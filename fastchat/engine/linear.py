@@ -18,7 +18,7 @@ Layers that read the same input, as queries, keys and values do, are one product
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -68,17 +68,22 @@ class _Joined:
             torch.cat([linear.weight for linear in linears]),
             torch.cat([linear.bias for linear in linears]) if has_bias else None,
         )
-        self._sizes = [linear.out_features for linear in linears]
+        self.sizes = [linear.out_features for linear in linears]
+        self.delta: Callable[[Tensor, Tensor], Tensor] | None = None
+        """What is added to the product, given input and product (`adapters.py`)."""
         self._input: Tensor | None = None
         self._parts: tuple[Tensor, ...] = ()
 
     def part(self, x: Tensor, index: int) -> Tensor:
         """What layer `index` makes of `x`; all are computed when the first is asked for."""
         if x is not self._input:
-            self._parts = self._linear(x).split(self._sizes, dim=-1)
+            product = self._linear(x)
+            if self.delta is not None:
+                product = self.delta(x, product)
+            self._parts = product.split(self.sizes, dim=-1)
             self._input = x
         part = self._parts[index]
-        if index == len(self._sizes) - 1:
+        if index == len(self.sizes) - 1:
             self._input, self._parts = None, ()
         return part
 
@@ -89,10 +94,10 @@ class JoinedLinear(nn.Module):
     def __init__(self, joined: _Joined, index: int, linear: nn.Linear) -> None:
         super().__init__()
         self.in_features, self.out_features = linear.in_features, linear.out_features
-        self._joined, self._index = joined, index
+        self.joined, self.index = joined, index
 
     def forward(self, x: Tensor) -> Tensor:
-        return self._joined.part(x, self._index)
+        return self.joined.part(x, self.index)
 
 
 def pack_linears(model: Any) -> int:

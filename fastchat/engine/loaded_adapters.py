@@ -35,7 +35,7 @@ BASE = Computer(None, 0)
 
 
 class LoadedAdapters:
-    """Names and places of adapters. Names belong to the event loop, places to the model's thread."""
+    """Adapters by name. Names belong to the event loop, places to the model's thread."""
 
     def __init__(
         self, packed: PackedModel, model: Any, settings: EngineSettings, *, path: str

@@ -22,6 +22,7 @@ from fastchat.engine.base import (
     GenerationRequest,
 )
 from fastchat.engine.grammar import Grammars
+from fastchat.engine.loaded_adapters import Computer, LoadedAdapters
 from fastchat.engine.packed import PackedModel
 from fastchat.engine.plan import Segment
 from fastchat.engine.sampling import RawLogprob, Sampler, raw_logprobs
@@ -80,7 +81,9 @@ class SlotEngine:
             reasoning=loaded.prompting.reasoning,
             special_ids=loaded.prompting.special_ids,
             template_variables=loaded.prompting.variables,
-            abilities=frozenset({"generate", "embed", "logprobs", "logit_bias", "seed", "grammar"}),
+            abilities=frozenset(
+                {"generate", "embed", "logprobs", "logit_bias", "seed", "grammar", "adapters"}
+            ),
         )
         self._thread: ModelThread | None = None
         self._is_stopping = False
@@ -88,6 +91,7 @@ class SlotEngine:
         """Iterators of `generate` that have not ended; of the event loop."""
         self._live: dict[_Live, None] = {}
         """Requests that have not ended; of the model's thread."""
+        self._adapters = LoadedAdapters(packed, loaded.model, settings, path=path)
         self._stats = EngineStats(cache_budget=packed.cache.budget)
         self._n_steps = self._n_prompt = self._n_generated = 0
 
@@ -117,7 +121,13 @@ class SlotEngine:
         ready = await self._checked(request)
         if self._thread is None or self._is_stopping:
             raise UnavailableError("this model is being stopped; try another or try again later")
-        live = _Live(request, ready, self._loaded, ChunkStream())
+        live = _Live(
+            request,
+            ready,
+            self._loaded,
+            ChunkStream(),
+            computer=self._adapters.get(request.adapter),
+        )
         thread, n_open = self._thread, request.n
         self._n_open += 1
         try:
@@ -131,16 +141,38 @@ class SlotEngine:
             if n_open:
                 thread.post(lambda: self._end(live, "abort"))
 
-    async def embed(self, texts: Sequence[str | Sequence[int]]) -> Embeddings:
+    async def embed(
+        self, texts: Sequence[str | Sequence[int]], *, adapter: str | None = None
+    ) -> Embeddings:
         from fastchat.engine.embedding import embed_texts
 
+        chosen = self._adapters.get(adapter)
+
         def compute() -> Embeddings:
-            with self._packed.plain_attention():
+            with self._packed.plain_attention(), self._packed.whole_passes_by(chosen.place):
                 return embed_texts(self._loaded, texts)
 
         if self._thread is None or self._is_stopping:
             raise UnavailableError("this model is being stopped; try another or try again later")
         return await self._thread.run(compute)
+
+    async def load_adapter(self, name: str, path: str) -> None:
+        """Makes an adapter ready under a name.
+
+        Raises:
+            UsageError: it is none that can be served over this model.
+            DataError: its files are damaged.
+            UnavailableError: it has to be downloaded, and cannot be; or the engine stops.
+        """
+        if self._thread is None or self._is_stopping:
+            raise UnavailableError("this model is being stopped; try another or try again later")
+        await self._adapters.load(name, path, self._thread)
+
+    def unload_adapter(self, name: str) -> None:
+        """Refuses new requests for an adapter, and forgets it when the last has ended."""
+        if self._thread is None or self._is_stopping:
+            raise UnavailableError("this model is being stopped; try another or try again later")
+        self._adapters.unload(name, self._thread, in_use=self._computers)
 
     def render(self, messages: Sequence[Message], options: ChatOptions = ChatOptions()) -> str:
         return self._loaded.render(messages, options)
@@ -170,6 +202,9 @@ class SlotEngine:
         return await self._grammars.joined(request, ready)
 
     # From here on everything runs in the model's thread.
+
+    def _computers(self) -> set[Computer]:
+        return {live.computer for live in self._live}
 
     def _begin(self, live: _Live) -> None:
         self._live[live] = None
@@ -277,6 +312,8 @@ class SlotEngine:
         live.choices.remove(choice)
         if not live.choices:
             self._live.pop(live, None)
+            if self._adapters.is_retiring:
+                self._adapters.forget_retired(self._computers())
 
     def _end(self, live: _Live, reason: FinishReason, error: Exception | None = None) -> None:
         """Ends what is left of a request."""
@@ -309,6 +346,7 @@ class _Live:
     __slots__ = (
         "_prompt_logprobs",
         "choices",
+        "computer",
         "max_tokens",
         "prompt_ids",
         "request",
@@ -317,9 +355,16 @@ class _Live:
     )
 
     def __init__(
-        self, request: GenerationRequest, ready: Checked, loaded: LoadedModel, stream: ChunkStream
+        self,
+        request: GenerationRequest,
+        ready: Checked,
+        loaded: LoadedModel,
+        stream: ChunkStream,
+        *,
+        computer: Computer,
     ) -> None:
         self.request = request
+        self.computer = computer
         self.prompt_ids = list(ready.prompt_ids)
         self.max_tokens = ready.max_tokens
         self.stream = stream
@@ -360,7 +405,12 @@ class _Choice:
     def __init__(self, live: _Live, answer: Answer) -> None:
         self.live = live
         self.answer = answer
-        self.scheduled = Scheduled(self, live.prompt_ids, answers_at_most=live.max_tokens)
+        self.scheduled = Scheduled(
+            self,
+            live.prompt_ids,
+            answers_at_most=live.max_tokens,
+            text_key=live.computer.key,
+        )
 
 
 def _choice(sequence: Scheduled) -> _Choice:
@@ -379,4 +429,5 @@ def _segment(work: Work) -> Segment:
         token_ids=work.sequence.tokens[work.start : end],
         wants_all=work.sequence.wants_prompt_logits,
         wants_last=work.is_last,
+        adapter=_choice(work.sequence).live.computer.place,
     )

@@ -18,7 +18,7 @@ from fastchat.model.load import ModelSettings
 from fastchat.serve.model_worker import default_name, open_model, run_worker
 from fastchat.serve.published_formats import FormatFlags
 from fastchat.serve.worker_settings import WorkerSettings
-from fastchat.settings import Group, alias, run_command
+from fastchat.settings import Env, Group, alias, run_command
 
 if TYPE_CHECKING:
     from fastchat.engine.base import Engine
@@ -42,6 +42,8 @@ class MultiModelWorkerSettings(WorkerSettings):
 
     model_names: Annotated[Repeated, alias("--model-name")] = ()
     """Names of a model, separated by commas; once for each model, in the same order."""
+    share_base_weights: Annotated[bool, Env("PEFT_SHARE_BASE_WEIGHTS")] = False
+    """Load a base once for all adapters of it, and for itself where it is listed too."""
     model: Group[SharedModelSettings] = field(default_factory=SharedModelSettings)
     engine: Group[EngineSettings] = field(default_factory=EngineSettings)
     formats: Group[FormatFlags] = field(default_factory=FormatFlags)
@@ -60,8 +62,9 @@ def _run(settings: MultiModelWorkerSettings) -> None:
 
     async def open_engines() -> dict[str, "Engine"]:
         engines: dict[str, Engine] = {}
+        shared: dict[str, Engine] | None = {} if settings.share_base_weights else None
         for names, model in models:
-            engine = await open_model(model, settings.engine)
+            engine = await open_model(model, settings.engine, shared=shared)
             engines |= dict.fromkeys(names, engine)
         return engines
 

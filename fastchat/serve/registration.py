@@ -48,6 +48,11 @@ class Registration:
         self._interval_s = interval_s
         self._headers = {"authorization": f"Bearer {token}"} if token else {}
         self._problem: str | None = None
+        self._has_news = asyncio.Event()
+
+    def renew(self) -> None:
+        """Registers again at once, because what `describe` gives has changed."""
+        self._has_news.set()
 
     async def run(self) -> None:
         """Registers and beats until cancelled, and then unregisters."""
@@ -59,8 +64,7 @@ class Registration:
             try:
                 while True:
                     if is_registered:
-                        await asyncio.sleep(self._interval_s)
-                        is_registered = await self._beat(session)
+                        is_registered = await self._is_due() and await self._beat(session)
                     elif await self._register(session):
                         is_registered, delay_s = True, _FIRST_DELAY_S
                     else:
@@ -69,6 +73,15 @@ class Registration:
             finally:
                 if is_registered:
                     await self._unregister(session)
+
+    async def _is_due(self) -> bool:
+        """True after the interval; False as soon as there is news, which a beat does not tell."""
+        try:
+            await asyncio.wait_for(self._has_news.wait(), self._interval_s)
+        except TimeoutError:
+            return True
+        self._has_news.clear()
+        return False
 
     async def _register(self, session: aiohttp.ClientSession) -> bool:
         """Whether the controller has taken us in."""

@@ -48,7 +48,6 @@ class TextRoutes:
 
     def __init__(self, worker: "Worker") -> None:
         self._worker = worker
-        self._fingerprints = {name: _fingerprint(e) for name, e in worker.engines.items()}
 
     async def chat(self, request: Request) -> Response:
         body, headers = await self._worker.body(request, ChatRequest)
@@ -184,7 +183,7 @@ class TextRoutes:
             id=new_id(prefix),
             object=object,
             model=model,
-            fingerprint=self._fingerprints[model],
+            fingerprint=_fingerprint(self._worker.engine(model)),
         )
 
 

@@ -19,6 +19,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
+from fastchat.engine.adapted import AdaptedEngine
 from fastchat.engine.base import Embeddings, Engine
 from fastchat.errors import NotFoundError, UnknownModelError, UsageError
 from fastchat.families.registry import registry
@@ -78,24 +79,18 @@ class Worker:
     ) -> None:
         self.engines = dict(engines)
         self.settings = settings
-        distinct = {id(engine): engine for engine in self.engines.values()}
-        self._distinct = list(distinct.values())
+        # Adapters are answered by their base, which may have no name of its own.
+        below = (e.base if isinstance(e, AdaptedEngine) else e for e in self.engines.values())
+        self.distinct = list({id(engine): engine for engine in below}.values())
         limit = settings.limit_worker_concurrency or sum(
-            engine.info.max_running for engine in self._distinct
+            engine.info.max_running for engine in self.distinct
         )
         max_queue = settings.max_queue
         self.admission = Admission(limit, _QUEUE_FACTOR * limit if max_queue is None else max_queue)
         self.metrics = WorkerMetrics(self.engines, self.admission)
         self._created = int(time.time())
-        self._cards = [
-            model_card(
-                name,
-                created=self._created,
-                root=name,
-                context_length=engine.info.context_length,
-            )
-            for name, engine in self.engines.items()
-        ]
+        self.on_change: Callable[[], None] = _nothing
+        """Called when model names have come or gone."""
         texts = TextRoutes(self)
         posts = {
             "/v1/chat/completions": texts.chat,
@@ -126,7 +121,7 @@ class Worker:
     async def stop(self) -> None:
         """Refuses new requests, lets those under way end for a while, aborts the rest."""
         self.admission.close()
-        await asyncio.gather(*(engine.stop(_DRAIN_S) for engine in self._distinct))
+        await asyncio.gather(*(engine.stop(_DRAIN_S) for engine in self.distinct))
 
     def status(self) -> dict[str, Any]:
         """The worker's load, in the published words."""
@@ -135,6 +130,16 @@ class Worker:
             "speed": 1,
             "queue_length": self.admission.queue_length,
         }
+
+    def add(self, name: str, engine: Engine) -> None:
+        """Serves one model more; its machinery must be there already."""
+        self.engines[name] = engine
+        self.on_change()
+
+    def remove(self, name: str) -> None:
+        """Serves a model no longer; answers under way go on."""
+        del self.engines[name]
+        self.on_change()
 
     def engine(self, model: str) -> Engine:
         """The engine of a model.
@@ -239,11 +244,15 @@ class Worker:
         return json_response({"prompt": text}, headers=headers)
 
     async def _models(self, request: Request) -> Response:
-        return json_response({"object": "list", "data": self._cards})
+        return json_response({"object": "list", "data": [self._card(n) for n in self.engines]})
 
     async def _model(self, request: Request) -> Response:
         self.engine(name := request.path_params["name"])
-        return json_response(next(card for card in self._cards if card["id"] == name))
+        return json_response(self._card(name))
+
+    def _card(self, name: str) -> dict[str, Any]:
+        context_length = self.engines[name].info.context_length
+        return model_card(name, created=self._created, root=name, context_length=context_length)
 
     async def _health(self, request: Request) -> Response:
         admission = self.admission
@@ -294,6 +303,10 @@ class Worker:
             return response
 
         return answer
+
+
+def _nothing() -> None:
+    """What a worker that nobody watches calls when its models change."""
 
 
 async def _not_routed(request: Request, error: Exception) -> Response:

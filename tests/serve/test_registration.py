@@ -73,6 +73,18 @@ async def test_a_worker_registers_beats_and_leaves() -> None:
     assert book.tokens == {"Bearer s3cret"}
 
 
+async def test_models_that_come_or_go_are_told_at_once() -> None:
+    book = Book()
+    async with serving(book.app) as url:
+        keeper = Registration(url, describe, interval_s=3600)
+        task = asyncio.create_task(keeper.run())
+        await until(lambda: book.count("/register_worker") == 1)
+        keeper.renew()
+        await until(lambda: book.count("/register_worker") == 2)
+        await stop(task)
+    assert book.count("/receive_heart_beat") == 0
+
+
 async def test_a_controller_that_forgot_us_is_told_again() -> None:
     book = Book()
     async with serving(book.app) as url:
