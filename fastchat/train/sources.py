@@ -207,7 +207,7 @@ class Reader:
         self, groups: Sequence[Sequence[str]], *, weights: Sequence[float] | None
     ) -> "StreamedExamples":
         """The examples of the files as a stream, once its beginning was looked at."""
-        from fastchat.train.streaming import CHUNK, Stream, StreamedExamples
+        from fastchat.train.streaming import CHUNK, Share, Stream, StreamedExamples
 
         if any(STANDARD_INPUT in group for group in groups):
             raise UsageError("--streaming reads files more than once; standard input ends.")
@@ -221,17 +221,22 @@ class Reader:
                 "--streaming does not know how long the data is: say with --max_steps how many "
                 "steps to train."
             )
+        training = self.arguments.training
+        for name in ("eval_strategy", "save_strategy", "logging_strategy"):
+            if getattr(training, name) == "epoch":
+                raise UsageError(
+                    f"--{name} epoch: a stream is read over and over and has no epochs; "
+                    f"give --{name} steps."
+                )
         stream = Stream(
             sources=[partial(_records, group) for group in groups],
             weights=weights,
             until=self.data.mix_until,
             n_buffered=max(1, self.data.shuffle_buffer),
-            seed=self.arguments.training.seed,
+            seed=training.seed,
         )
-        # Each process reads the stream and takes its part; nothing is sent between them.
-        accelerator: Any = self.arguments.training.accelerator_config
-        accelerator.dispatch_batches = False
-        examples = StreamedExamples(stream, self.labeller, rules=self.rules)
+        share = Share(number=training.process_index, of=training.world_size)
+        examples = StreamedExamples(stream, self.labeller, rules=self.rules, share=share)
         beginning = examples.examples(examples.account)
         for _ in zip(range(CHUNK), beginning, strict=False):
             pass

@@ -11,7 +11,8 @@ from types import FrameType
 from typing import Any, ClassVar
 
 import torch
-from torch.utils.data import Sampler
+from accelerate.utils import gather_object
+from torch.utils.data import DataLoader, Sampler
 from transformers import (
     Trainer,
     TrainerCallback,
@@ -21,10 +22,12 @@ from transformers import (
 )
 from transformers.trainer_pt_utils import LengthGroupedSampler
 
+from fastchat.train.account import Account
 from fastchat.train.arguments import Arguments
 from fastchat.train.measuring import MeasuredTrainer, TrainingAccount
 from fastchat.train.preflight import plan_training
 from fastchat.train.sources import Batches, TrainingData
+from fastchat.train.streaming import EndlessRows, StreamedExamples
 
 
 class ShardsAnywhere(Trainer):
@@ -86,6 +89,29 @@ class ExampleTrainer(MeasuredTrainer, ShardsAnywhere):
             weight_decay=self.args.weight_decay,
         )
         return self.optimizer
+
+    def get_train_dataloader(self) -> DataLoader[Any]:
+        if not isinstance(self.train_dataset, StreamedExamples):
+            return super().get_train_dataloader()
+        # Every process has a stream of its own: nothing is left for accelerate to share out.
+        return DataLoader(
+            EndlessRows(self.train_dataset),
+            batch_size=self._train_batch_size,
+            collate_fn=self.data_collator,
+            num_workers=self.args.dataloader_num_workers,
+            pin_memory=self.args.dataloader_pin_memory,
+            persistent_workers=self.args.dataloader_persistent_workers,
+            prefetch_factor=self.args.dataloader_prefetch_factor,
+        )
+
+    def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
+        if "train_runtime" in logs and isinstance(self.train_dataset, StreamedExamples):
+            parts = gather_object([self.train_dataset.account.to_json()])
+            total = Account()
+            for part in parts:
+                total.add(Account.from_json(part))
+            self.training_account.data = total.to_json
+        super().log(logs, start_time)
 
     def _get_train_sampler(self, train_dataset: Any = None) -> Sampler[int] | None:
         if self.args.train_sampling_strategy != "group_by_length":

@@ -148,6 +148,42 @@ def test_two_processes_train_save_and_go_on(
 
 
 @pytest.mark.slow
+def test_two_processes_share_a_stream_and_go_on_in_its_second_pass(
+    argv_for: Argv, root: Path, tmp_path: Path
+) -> None:
+    from safetensors.torch import load_file
+
+    n_records = 13
+    data = tmp_path / "stream.jsonl"
+    with data.open("w", encoding="utf-8") as file:
+        for i in range(n_records):
+            talk = [{"from": "human", "value": f"Say {i}."}, {"from": "gpt", "value": f"{i}. " * i}]
+            talk[1]["value"] = talk[1]["value"] or "none"
+            file.write(json.dumps({"id": str(i), "conversations": talk}) + "\n")
+    common: dict[str, object] = {
+        "data_path": data,
+        "streaming": True,
+        "packing": False,
+        "shuffle_buffer": 6,
+        "learning_rate": 1e-2,
+        "lr_scheduler_type": "constant",
+        "logging_steps": 1,
+        "save_steps": 5,
+        "max_steps": 8,
+    }
+    whole, broken = tmp_path / "whole", tmp_path / "broken"
+    on_two_processes("train", argv_for(**common, output_dir=whole), root)
+    report = json.loads((whole / "training_report.json").read_text("utf-8"))
+    # The first pass over all records, counted once: no process made examples of another's.
+    assert report["data"]["n_records"] == n_records
+    shutil.copytree(whole / "checkpoint-5", broken / "checkpoint-5")
+    on_two_processes("train", argv_for(**common, output_dir=broken), root)
+    assert losses(broken) == pytest.approx(losses(whole), rel=1e-5)
+    first, second = (load_file(folder / "model.safetensors") for folder in (whole, broken))
+    assert all(first[name].allclose(second[name], atol=1e-6) for name in first)
+
+
+@pytest.mark.slow
 def test_a_checkpoint_of_shards_gives_the_logits_of_one_process(
     argv_for: Argv, root: Path, tmp_path: Path
 ) -> None:

@@ -4,6 +4,7 @@ import gzip
 import json
 import pickle
 from collections.abc import Sequence
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -275,6 +276,55 @@ def test_a_stream_is_shuffled_anew_in_every_epoch_and_the_same_each_time(
     assert data.account.n_records == 30
 
 
+def test_processes_share_a_stream_and_make_examples_of_their_own_records_only(
+    tiny_llama: Path, tmp_path: Path
+) -> None:
+    from fastchat.train.streaming import Share, StreamedExamples
+
+    paths = [write(tmp_path / f"{name}.jsonl", name, 15) for name in ("a", "b")]
+    flags = ["--streaming", "True", "--max_steps", "5", "--data_mix", "0.5,0.5"]
+    data = opened(tiny_llama, tmp_path / "out", paths, *flags)
+    whole = sorted(streamed(data))
+    assert isinstance(data.train, StreamedExamples)
+    found: list[list[str]] = []
+    for number in range(2):
+        data.train.share = Share(number=number, of=2)
+        found.append(streamed(data))
+        assert data.account.n_records == len(found[-1]) == len(whole) // 2
+        # Sources that take turns come to every process.
+        assert {text[0] for text in found[-1]} == {"a", "b"}
+    assert sorted(found[0] + found[1]) == whole
+
+
+@pytest.mark.parametrize("of", [1, 2, 3, 5])
+def test_every_record_is_in_one_share(of: int) -> None:
+    from fastchat.train.streaming import WHOLE, Share
+
+    shares = [Share(number=i, of=of) for i in range(of)]
+    for place in range(40):
+        assert sum(share.holds(place) for share in shares) == 1 and WHOLE.holds(place)
+    parts = [share.part(i, 2) for share in shares for i in range(2)]
+    assert [(part.number, part.of) for part in parts] == [(i, 2 * of) for i in range(2 * of)]
+
+
+def test_a_stream_goes_on_with_its_next_pass_and_an_empty_share_is_told(
+    tiny_llama: Path, tmp_path: Path
+) -> None:
+    from fastchat.train.streaming import EndlessRows, Share, StreamedExamples
+
+    path = write(tmp_path / "a.jsonl", "a", 4)
+    data = opened(tiny_llama, tmp_path / "out", [path], "--streaming", "True", "--max_steps", "5")
+    rows = data.train
+    assert isinstance(rows, StreamedExamples)
+    endless = islice(EndlessRows(rows), 12)
+    said = [told(data, row) for row in endless if not isinstance(row, tuple)]
+    assert said == streamed(data, 0) + streamed(data, 1) + streamed(data, 2)
+    assert data.account.n_records == 4
+    rows.share = Share(number=4, of=9)
+    with pytest.raises(DataError, match="process 5 of 9"):
+        next(iter(EndlessRows(rows)))
+
+
 def test_a_stream_is_mixed_and_packed(tiny_llama: Path, tmp_path: Path) -> None:
     from fastchat.train.streaming import StreamedExamples
 
@@ -294,6 +344,7 @@ def test_a_stream_is_mixed_and_packed(tiny_llama: Path, tmp_path: Path) -> None:
     [
         (["--streaming", "True"], "--max_steps"),
         (["--streaming", "True", "--max_steps", "2", "--eval_split", "0.1"], "--eval_data_path"),
+        (["--streaming", "True", "--max_steps", "2", "--save_strategy", "epoch"], "no epochs"),
     ],
 )
 def test_a_stream_says_what_it_needs(
