@@ -17,11 +17,14 @@ class FakeEndpoint:
     `drip` (streams until the client goes); `flood` (the same, as fast as it can); `lull` (one
     event, then nothing); `busy` (429); `garbage` (no HTTP); `cut_json` (closes inside a JSON
     body); `crlf` (events that end in CRLF).
+
+    With `usage` set, replies tell it, and streams where they are asked to.
     """
 
     def __init__(self, *models: str) -> None:
         self.models = models or ("m",)
         self.mode = "answer"
+        self.usage: dict[str, int] | None = None
         self.port = 0
         self.bodies: list[bytes] = []
         self.heads: list[str] = []
@@ -126,10 +129,17 @@ class FakeEndpoint:
         if not json.loads(body).get("stream"):
             choice = {"index": 0, "message": {"role": "assistant", "content": "ok"}}
             choice["finish_reason"] = "stop"
-            return self._reply(writer, self._chat("chat.completion", choice))
-        return await self._stream(reader, writer)
+            told = {"usage": self.usage} if self.usage else {}
+            return self._reply(writer, self._chat("chat.completion", choice) | told)
+        asks = (json.loads(body).get("stream_options") or {}).get("include_usage")
+        return await self._stream(reader, writer, self.usage if asks else None)
 
-    async def _stream(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> bool:
+    async def _stream(
+        self,
+        reader: asyncio.StreamReader,
+        writer: asyncio.StreamWriter,
+        usage: dict[str, int] | None,
+    ) -> bool:
         writer.write(
             b"HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\n"
             b"transfer-encoding: chunked\r\nserver: hidden\r\n\r\n"
@@ -161,6 +171,9 @@ class FakeEndpoint:
             self._chunk(writer, event[:20])
             await writer.drain()
             return False
+        if usage:
+            last = self._chat("chat.completion.chunk", {}) | {"choices": [], "usage": usage}
+            self._chunk(writer, b"data: " + json.dumps(last).encode() + end)
         self._chunk(writer, b"data: [DONE]" + end)
         self._chunk(writer, b"")
         return True
