@@ -58,12 +58,12 @@ class Bench:
     def answer_file(self, model: str) -> Path:
         return self.folder / "model_answer" / f"{file_name(model)}.jsonl"
 
-    def reference_file(self, judge: str) -> Path:
-        """The judge's own reference answers, else the only ones there are.
+    def reference_file(self, judge: str | None) -> Path:
+        """The judge's own reference answers, else the first there are.
 
         Published: the file is named after the judge. Another judge takes what there is.
         """
-        own = self.find(f"reference_answer/{file_name(judge)}.jsonl")
+        own = self.find(f"reference_answer/{file_name(judge or 'gpt-4')}.jsonl")
         if own.exists():
             return own
         for folder in (self.folder, PACKAGED / self.name):
@@ -113,7 +113,7 @@ class Bench:
     def answers(self, model: str) -> Rows[Answer]:
         return read_answers(self.answer_file(model))
 
-    def references(self, judge: str) -> Rows[Answer]:
+    def references(self, judge: str | None) -> Rows[Answer]:
         return read_answers(self.reference_file(judge))
 
 

@@ -1,0 +1,105 @@
+"""A page to look through questions, answers, references and judgments.
+
+python3 -m fastchat.llm_judge.qa_browser --bench-name fastchat_bench
+"""
+
+import asyncio
+import os
+import socket
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from fastchat.errors import UsageError
+from fastchat.llm_judge.bench_settings import BenchSettings
+from fastchat.settings import run_command
+
+if TYPE_CHECKING:
+    from fastchat.web.security import Guard
+
+PROG = "python3 -m fastchat.llm_judge.qa_browser"
+CLOSING_S = 2
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BrowserSettings(BenchSettings):
+    """Shows questions, answers and judgments in a browser."""
+
+    host: str = "127.0.0.1"
+    """Address to listen on; 0.0.0.0 opens the page to the network."""
+    port: int = 7860
+    """Port to listen on; 0 takes a free one."""
+    share: bool = False
+    """Give the page a public address as well."""
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Serves the page until a signal."""
+    return run_command(BrowserSettings, _run, argv, prog=PROG)
+
+
+def _run(settings: BrowserSettings) -> None:
+    try:
+        listener = socket.create_server((settings.host, settings.port))
+    except OSError as error:
+        raise UsageError(
+            f"{settings.host}:{settings.port} cannot be listened on ({error.strerror}); "
+            "give another --host or --port."
+        ) from None
+    with listener:
+        asyncio.run(_serve(settings, listener))
+
+
+async def _serve(settings: BrowserSettings, listener: socket.socket) -> None:
+    import uvicorn
+
+    from fastchat.web.app import open_tunnel
+
+    app = build_app(settings)
+    port = listener.getsockname()[1]
+    config = uvicorn.Config(
+        app, log_level="warning", lifespan="on", timeout_graceful_shutdown=CLOSING_S
+    )
+    print(f"Open http://{settings.host}:{port}", flush=True)
+    tunnel = asyncio.create_task(open_tunnel(port)) if settings.share else None
+    try:
+        await uvicorn.Server(config).serve(sockets=[listener])
+    finally:
+        if tunnel is not None:
+            tunnel.cancel()
+
+
+def build_app(settings: BrowserSettings) -> "Guard":
+    """The page as an ASGI application; it must be built inside a running event loop."""
+    os.environ.setdefault("GRADIO_ANALYTICS_CACHE_FREQUENCY", str(10**9))
+    import gradio as gr
+    from fastapi import FastAPI
+
+    from fastchat.llm_judge.browser_page import CSS, KEYS, build_page
+    from fastchat.llm_judge.browser_views import load_shelf
+    from fastchat.web.app import theme
+    from fastchat.web.security import Guard, is_loopback
+
+    app = FastAPI(openapi_url=None)
+    gr.mount_gradio_app(
+        app,
+        build_page(load_shelf(settings.bench), settings.bench_name),
+        path="/",
+        footer_links=[],
+        run_history=False,
+        app_kwargs={"docs_url": None, "redoc_url": None},
+        show_error=False,
+        ssr_mode=False,
+        enable_monitoring=False,
+        pwa=False,
+        mcp_server=False,
+        theme=theme(),
+        css=CSS,
+        head=f"<script>{KEYS}</script>",
+    )
+    return Guard(app, hosts=(), any_host=settings.share or not is_loopback(settings.host))
+
+
+if __name__ == "__main__":
+    sys.exit(main())
