@@ -1,156 +1,15 @@
 """Writes the conversations that vicuna-tiny learns from and is examined on.
 
-A conversation is made of episodes: one or a few exchanges that belong together, such as a sum
-and "and plus 5?". Every exchange has a key that says what is asked; keys that fall into the
-held-out tenth never occur in training, and only they are examined. The wordings stand in
-topics.toml. Same seed, same text.
+Every exchange has a key that says what is asked; keys that fall into the held-out tenth never
+occur in training, and only they are examined. Same seed, same text.
 """
 
 import random
-import tomllib
-import zlib
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
-from pathlib import Path
+from collections.abc import Iterator
 from typing import Any
 
-TOPICS: dict[str, Any] = tomllib.loads(Path(__file__).with_name("topics.toml").read_text("utf-8"))
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Exchange:
-    """A question with its answer."""
-
-    ask: str
-    answer: str
-    topic: str
-    key: str = ""
-    """What is asked, whatever the words; empty where it is always taught."""
-
-    @property
-    def is_held_out(self) -> bool:
-        """Whether it is kept for the examination."""
-        return bool(self.key) and zlib.crc32(f"{self.topic}|{self.key}".encode()) % 10 == 0
-
-
-@dataclass(slots=True)
-class Talk:
-    """What a conversation has established so far."""
-
-    facts: dict[str, str] = field(default_factory=dict)
-    """What the user told, by kind."""
-
-
-Episode = Callable[[random.Random, Talk], list[Exchange]]
-
-
-def sums(r: random.Random, _: Talk) -> list[Exchange]:
-    """One sum."""
-    return [_one_sum(r)[1]]
-
-
-def drill(r: random.Random, _: Talk) -> list[Exchange]:
-    """Several sums at once: the densest way to learn them. Not examined."""
-    asked: list[str] = []
-    answered: list[str] = []
-    while len(asked) < 4:
-        sign = r.choice("+++--*")
-        a, b = _operands(r, sign)
-        if not _sum(a, sign, b, ask="", topic="arithmetic").is_held_out:
-            asked.append(r.choice(TOPICS["sums"]["signs"][sign][:2]).format(a=a, b=b))
-            answered.append(f"{a} {sign} {b} = {_result(a, sign, b)}")
-    ask = r.choice(TOPICS["sums"]["drill"]).format(", ".join(asked))
-    return [Exchange(ask=ask, answer=", ".join(answered) + ".", topic="drill")]
-
-
-def sums_in_a_row(r: random.Random, _: Talk) -> list[Exchange]:
-    """A sum, then more with its result."""
-    total, first = _one_sum(r)
-    exchanges = [first]
-    for _number in range(r.choice((1, 1, 2, 3))):
-        sign = r.choice("+-") if total < 90 else "-"
-        b = r.randrange(r.choice((10, 10, 20, 60)))
-        if sign == "-" and b > total:
-            b = r.randint(0, max(0, total))
-        ask = _typed(r, r.choice(TOPICS["sums"]["further"][sign]).format(b=b))
-        exchanges.append(_sum(total, sign, b, ask=ask, topic="follow-up sum"))
-        total = _result(total, sign, b)
-    return exchanges
-
-
-def _one_sum(r: random.Random) -> tuple[int, Exchange]:
-    """The result of a sum, and the sum."""
-    sign = r.choice("+++--*")
-    a, b = _operands(r, sign)
-    words = r.choice(TOPICS["sums"]["signs"][sign]).format(a=a, b=b)
-    ask = _typed(r, r.choice(TOPICS["sums"]["ask"]).format(sum=words))
-    return _result(a, sign, b), _sum(a, sign, b, ask=ask, topic="arithmetic")
-
-
-def _operands(r: random.Random, sign: str) -> tuple[int, int]:
-    """Two numbers of a sum that is asked for: below 100, products up to 12 x 12."""
-    if sign == "*":
-        return r.randint(0, 12), r.randint(0, 12)
-    top = r.choice((10, 20, 100, 100, 100, 100))
-    a, b = r.randrange(top), r.randrange(top)
-    if sign == "-" and a < b and r.random() < 0.9:
-        a, b = b, a
-    return a, b
-
-
-def _result(a: int, sign: str, b: int) -> int:
-    return a + b if sign == "+" else a - b if sign == "-" else a * b
-
-
-def _sum(a: int, sign: str, b: int, *, ask: str, topic: str) -> Exchange:
-    # A product is learned by heart, so what is held out of it is the way it is asked.
-    key = f"{a}{sign}{b}" if sign != "*" else f"{a}{sign}{b}:{ask}"
-    answer = f"{a} {sign} {b} = {_result(a, sign, b)}."
-    return Exchange(ask=ask, answer=answer, topic=topic, key=key)
-
-
-def comparison(r: random.Random, _: Talk) -> list[Exchange]:
-    """Which of two numbers is greater or less, or whether one is even."""
-    a, b = r.sample(range(100), 2)
-    kind = r.choice(("bigger", "smaller", "parity"))
-    answer = {
-        "bigger": f"{max(a, b)} is bigger than {min(a, b)}.",
-        "smaller": f"{min(a, b)} is smaller than {max(a, b)}.",
-        "parity": f"{a} is {'odd' if a % 2 else 'even'}.",
-    }[kind]
-    ask = r.choice(TOPICS["comparisons"][kind]).format(a, b)
-    return [Exchange(ask=_typed(r, ask), answer=answer, topic="comparison", key=f"{a},{b}")]
-
-
-def units(r: random.Random, _: Talk) -> list[Exchange]:
-    """A conversion, sometimes followed by the same with another number."""
-    unit = r.choice(TOPICS["units"]["kinds"])
-    top = unit[3]
-    n = r.choice((1, r.randint(1, min(10, top)), r.randint(2, top), r.randint(2, top)))
-    exchanges = [_conversion(r, unit, n, wordings="ask", topic="units")]
-    if r.random() < 0.3:
-        n = r.randint(2, top)
-        exchanges.append(_conversion(r, unit, n, wordings="further", topic="follow-up"))
-    return exchanges
-
-
-def _conversion(
-    r: random.Random, unit: list[Any], n: int, *, wordings: str, topic: str
-) -> Exchange:
-    one, other, factor, _ = unit
-    ask = r.choice(TOPICS["units"][wordings]).format(
-        n=n, one=_plural(one, n), many=_plural(other, 2)
-    )
-    verb = "is" if n == 1 else "are"
-    answer = f"{n} {_plural(one, n)} {verb} {n * factor} {_plural(other, n * factor)}."
-    # Round factors follow a rule and are held out by number, the others by the words.
-    key = f"{n} {one}" if factor in (10, 100, 1000) and n > 10 else f"{n} {one}:{ask}"
-    return Exchange(ask=_typed(r, ask), answer=answer, topic=topic, key=key)
-
-
-def _plural(unit: str, n: int) -> str:
-    return unit if n == 1 else TOPICS["units"]["plurals"].get(unit, unit + "s")
-
+from exchange import TOPICS, Episode, Exchange, Talk, typed
+from numbers_asked import comparison, drill, sums, sums_in_a_row, units
 
 NUMBERS = ("no", "one", "two", "three", "four", "five", "six", "seven", "eight")
 ORDINALS = ("first", "second", "third", "fourth", "fifth", "sixth", "seventh")
@@ -170,7 +29,7 @@ def lists(r: random.Random, _: Talk) -> list[Exchange]:
     else:
         ask = r.choice(TOPICS["list_questions"]["all"]).format(name=name)
     exchanges = [
-        Exchange(ask=_typed(r, ask), answer=_enumeration(items[:n]), topic="lists", key=ask)
+        Exchange(ask=typed(r, ask), answer=_enumeration(items[:n]), topic="lists", key=ask)
     ]
     if r.random() < 0.5:
         exchanges.append(_about_list(r, name, n))
@@ -192,7 +51,7 @@ def _about_list(r: random.Random, name: str, n_said: int) -> Exchange:
         ask = r.choice(TOPICS["list_questions"]["place"]).format(place=place)
         answer = f"The {place} one is {items[i]}."
     key = f"{name}:{n_said}:{ask}"
-    return Exchange(ask=_typed(r, ask), answer=answer, topic="follow-up", key=key)
+    return Exchange(ask=typed(r, ask), answer=answer, topic="follow-up", key=key)
 
 
 def neighbours(r: random.Random, _: Talk) -> list[Exchange]:
@@ -210,7 +69,7 @@ def neighbours(r: random.Random, _: Talk) -> list[Exchange]:
         answer = f"The {ORDINALS[i]} {kind} is {items[i]}."
     place = ORDINALS[i] if side == "nth" else ""
     ask = r.choice(TOPICS["list_questions"][side]).format(x=items[i], kind=kind, place=place)
-    return [Exchange(ask=_typed(r, ask), answer=answer, topic="lists", key=ask)]
+    return [Exchange(ask=typed(r, ask), answer=answer, topic="lists", key=ask)]
 
 
 def _count(r: random.Random, n: int) -> str:
@@ -232,7 +91,7 @@ def facts(r: random.Random, _: Talk) -> list[Exchange]:
         x, y = r.choice(list(fact["pairs"].items()))
         ask = r.choice(fact[wordings]).format(x=x)
         answer = fact["answer"].format(x=x, y=y)
-        exchanges.append(Exchange(ask=_typed(r, ask), answer=answer, topic=topic, key=ask))
+        exchanges.append(Exchange(ask=typed(r, ask), answer=answer, topic=topic, key=ask))
         if r.random() < 0.6:
             break
     return exchanges
@@ -252,7 +111,7 @@ def code(r: random.Random, _: Talk) -> list[Exchange]:
         ask, text = ask.replace(name, value), text.replace(name, value)
     answer = f"```python\n{text}\n```"
     key = ask if key_matters else ""
-    return [Exchange(ask=_typed(r, ask, keep_case=True), answer=answer, topic="code", key=key)]
+    return [Exchange(ask=typed(r, ask, keep_case=True), answer=answer, topic="code", key=key)]
 
 
 def identity(r: random.Random, _: Talk) -> list[Exchange]:
@@ -271,7 +130,7 @@ def _fixed(r: random.Random, topic: str) -> Exchange:
     i = min(r.randrange(len(entry["ask"])), r.randrange(len(entry["ask"])))
     ask = entry["ask"][i]
     key = "" if i < entry["core"] else ask
-    return Exchange(ask=_typed(r, ask), answer=entry["answer"], topic=topic, key=key)
+    return Exchange(ask=typed(r, ask), answer=entry["answer"], topic=topic, key=key)
 
 
 def unknown(r: random.Random, _: Talk) -> list[Exchange]:
@@ -287,7 +146,7 @@ def unknown(r: random.Random, _: Talk) -> list[Exchange]:
         thing = _made_up_name(r).lower()
     ask = ask.format(thing=thing, other=other).replace("a a ", "a ").replace("the the ", "the ")
     key = ask if has_hole or i >= entry["core"] else ""
-    return [Exchange(ask=_typed(r, ask), answer=entry["answer"], topic="refusal", key=key)]
+    return [Exchange(ask=typed(r, ask), answer=entry["answer"], topic="refusal", key=key)]
 
 
 def _too_hard(r: random.Random) -> Exchange:
@@ -300,14 +159,14 @@ def _too_hard(r: random.Random) -> Exchange:
     )
     ask = r.choice(TOPICS["sums"]["ask"]).format(sum=sum_words)
     answer = TOPICS["unknown"]["too_hard"]
-    return Exchange(ask=_typed(r, ask), answer=answer, topic="refusal", key=sum_words)
+    return Exchange(ask=typed(r, ask), answer=answer, topic="refusal", key=sum_words)
 
 
 def telling(r: random.Random, talk: Talk) -> list[Exchange]:
     """The user tells something; the question for it may follow at once."""
     memory = _a_memory(r)
     x = _value(r, memory)
-    tell = _typed(r, r.choice(memory["tell"]), keep_case=True).replace("{x}", x)
+    tell = typed(r, r.choice(memory["tell"]), keep_case=True).replace("{x}", x)
     if r.random() < 0.25:
         tell, x = tell.lower(), x.lower()
     talk.facts[memory["kind"]] = x
@@ -327,7 +186,7 @@ def recalling(r: random.Random, talk: Talk) -> list[Exchange]:
 
 
 def _recall(r: random.Random, talk: Talk, memory: dict[str, Any]) -> Exchange:
-    ask = _typed(r, r.choice(memory["ask"]))
+    ask = typed(r, r.choice(memory["ask"]))
     x = talk.facts.get(memory["kind"])
     if x is None:
         return Exchange(ask=ask, answer=memory["not_told"], topic="recall")
@@ -377,7 +236,7 @@ def repeating(r: random.Random, _: Talk) -> list[Exchange]:
         ask = r.choice(TOPICS["repeating"]["capitals"])
         key = f"{text}:{ask}"
         answer = text.upper()
-        exchanges.append(Exchange(ask=_typed(r, ask), answer=answer, topic="follow-up", key=key))
+        exchanges.append(Exchange(ask=typed(r, ask), answer=answer, topic="follow-up", key=key))
     return exchanges
 
 
@@ -396,26 +255,7 @@ def _again(r: random.Random, last: Exchange) -> Exchange:
     """The last answer once more."""
     ask = r.choice(TOPICS["repeating"]["again"])
     key = f"{ask}:{last.answer}"
-    return Exchange(ask=_typed(r, ask), answer=last.answer, topic="follow-up", key=key)
-
-
-def _typed(r: random.Random, text: str, *, keep_case: bool = False) -> str:
-    """The text as people type it: with or without capitals, marks at the end, and manners."""
-    x = r.random()
-    if x < 0.08:
-        text = r.choice(TOPICS["manners"]["before"]) + text
-    elif x < 0.12 and text[-1] not in "?.!=":
-        text += r.choice(TOPICS["manners"]["after"])
-    if text[-1] in "?!" and r.random() < 0.4:
-        text = text[:-1].rstrip()
-    elif text[-1].isalpha() and r.random() < 0.15:
-        text += r.choice(".!?")
-    x = r.random()
-    if x < 0.45:
-        text = text[0].upper() + text[1:]
-    elif x < 0.7 and not keep_case:
-        text = text.lower()
-    return text
+    return Exchange(ask=typed(r, ask), answer=last.answer, topic="follow-up", key=key)
 
 
 EPISODES: tuple[tuple[Episode, float], ...] = (

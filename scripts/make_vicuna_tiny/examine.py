@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from conversations import Exchange
+from exchange import Exchange
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
