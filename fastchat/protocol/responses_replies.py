@@ -20,6 +20,8 @@ from fastchat.protocol.responses_api import ResponsesRequest, new_id
 
 Event = dict[str, Any]
 
+LIVE = ("queued", "in_progress")
+"""States of a response that is still to end."""
 INCOMPLETE = {"length": "max_output_tokens", "content_filter": "content_filter"}
 _FIELDS = {"output_text": "text", "reasoning_text": "text", "refusal": "refusal"}
 """Where each kind of part has its text."""

@@ -8,12 +8,12 @@ from typing import Any
 import orjson
 import sqlalchemy as sa
 
+from fastchat.protocol.responses_replies import LIVE
 from fastchat.store.database import Database, metadata
 
 RETENTION_S = 30 * 86400.0
 PURGE_EVERY_S = 600.0
 MAX_CHAIN = 1000
-LIVE = ("queued", "in_progress")
 
 responses = sa.Table(
     "responses",

@@ -2,11 +2,17 @@
 
 import asyncio
 
+from fastchat.serve.doors.batch_runner import BatchRunner
+from fastchat.serve.doors.batches import BatchesDoors
 from fastchat.serve.doors.door import DoorTable
 from fastchat.serve.doors.door_stores import DoorStores
+from fastchat.serve.doors.files import FilesDoors
 from fastchat.serve.doors.inside import Inside, Route
 from fastchat.serve.doors.messages import MessagesDoors
 from fastchat.serve.doors.responses import ResponsesDoors
+
+FILE_LIMIT_BYTES = 200 << 20
+"""Of one uploaded file; OpenAI allows a batch as much."""
 
 
 class GatewayDoors:
@@ -22,18 +28,24 @@ class GatewayDoors:
         inside = Inside(route)
         self._stores = DoorStores(database_url)
         self._responses = ResponsesDoors(inside, self._stores.responses, limit_bytes=limit_bytes)
+        self._runner = BatchRunner(inside, self._stores, line_limit_bytes=limit_bytes)
         self.table = DoorTable(
             [
                 *MessagesDoors(inside, limit_bytes=limit_bytes).doors(),
                 *self._responses.doors(),
+                *FilesDoors(self._stores, limit_bytes=FILE_LIMIT_BYTES).doors(),
+                *BatchesDoors(self._stores, self._runner).doors(),
             ]
         )
         self.at = self.table.at
 
     async def start(self) -> None:
-        """Begins what goes on beside requests."""
+        """Begins what goes on beside requests: batches that an earlier process left."""
+        if self._stores.is_lasting:
+            self._runner.start()
 
     async def stop(self) -> None:
         """Ends what was started."""
         await self._responses.stop()
+        await self._runner.stop()
         await asyncio.to_thread(self._stores.close)

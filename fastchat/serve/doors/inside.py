@@ -13,7 +13,7 @@ from typing import Any
 import orjson
 from starlette.types import Message, Receive, Scope, Send
 
-from fastchat.errors import UnavailableError
+from fastchat.errors import FastChatError, UnavailableError
 from fastchat.protocol.chat_pieces import (
     EventReader,
     Piece,
@@ -79,7 +79,7 @@ class Reply:
         except orjson.JSONDecodeError:
             return None
 
-    async def failure(self) -> Exception:
+    async def failure(self) -> FastChatError:
         """The error that a reply with an error status tells."""
         error = error_from_reply(self.status, await self.json())
         for name, value in self.headers:

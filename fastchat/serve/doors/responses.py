@@ -6,7 +6,7 @@ import logging
 import time
 from collections.abc import AsyncGenerator, Callable
 from contextlib import aclosing
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from starlette.requests import Request
 from starlette.responses import Response
@@ -21,13 +21,15 @@ from fastchat.protocol.responses_api import (
     input_items,
     prompt_body,
 )
-from fastchat.protocol.responses_replies import ResponseBuilder, event_bytes, failure
+from fastchat.protocol.responses_replies import LIVE, ResponseBuilder, event_bytes, failure
 from fastchat.serve.asgi import EventStream, json_response, unless_gone
 from fastchat.serve.doors.body import checked_body
 from fastchat.serve.doors.door import Door
 from fastchat.serve.doors.inside import ChatReply, Inside, acting_for, key_id
 from fastchat.serve.doors.pages import page_of, read_page
-from fastchat.store.responses import LIVE, ResponseStore, StoredResponse
+
+if TYPE_CHECKING:
+    from fastchat.store.responses import ResponseStore, StoredResponse
 
 log = logging.getLogger(__name__)
 
@@ -47,7 +49,7 @@ class ResponsesDoors:
     def __init__(
         self,
         inside: Inside,
-        store: Callable[[], ResponseStore],
+        store: "Callable[[], ResponseStore]",
         *,
         limit_bytes: int,
         now: Callable[[], float] = time.time,
@@ -234,7 +236,7 @@ class ResponsesDoors:
             items = items[places[0] + 1 :]
         return json_response(page_of(items[: page.limit], has_more=len(items) > page.limit))
 
-    async def _stored(self, request: Request) -> StoredResponse:
+    async def _stored(self, request: Request) -> "StoredResponse":
         wanted = request.path_params["response_id"]
         store = await asyncio.to_thread(self._store)
         stored = await asyncio.to_thread(store.get, wanted, key_id=key_id(request.scope))
@@ -242,7 +244,7 @@ class ResponsesDoors:
             raise _unknown(wanted)
         return stored
 
-    def _shown(self, stored: StoredResponse) -> dict[str, Any]:
+    def _shown(self, stored: "StoredResponse") -> dict[str, Any]:
         """A stored response as it is told; one that nobody makes any more has failed."""
         if stored.status in LIVE and self._now() - stored.updated_at > LOST_S:
             lost = FastChatError("The server was stopped before the response was finished.")
