@@ -94,7 +94,7 @@ def test_a_command_trains_in_one_process(
     assert re.search(said, done.stderr)
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
-    model = AutoModelForCausalLM.from_pretrained(tmp_path / "out")
+    model: Any = AutoModelForCausalLM.from_pretrained(tmp_path / "out")
     tokenizer = AutoTokenizer.from_pretrained(tmp_path / "out")
     assert model.get_input_embeddings().weight.shape[0] >= len(tokenizer)
     if name == "train_yuan2":
@@ -145,6 +145,53 @@ def test_two_processes_train_save_and_go_on(
     assert all(first[key].allclose(second[key], atol=1e-6) for key in first)
     for path in (whole, whole / "checkpoint-4"):
         assert (path / file).is_file() and (path / "tokenizer.json").is_file()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["train", "train_mem", "train_lora", "train_flant5"])
+def test_those_of_several_processes_run_in_one(
+    name: str, argv_for: Argv, tiny_t5: Path, tiny_llama: Path, root: Path, tmp_path: Path
+) -> None:
+    model = tiny_t5 if name == "train_flant5" else tiny_llama
+    argv = argv_for(model_name_or_path=model, logging_steps=1)
+    run([sys.executable, f"fastchat/train/{name}.py", *argv], root)
+    assert len(losses(tmp_path / "out")) == 2
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("name", "flags"),
+    [
+        ("train_xformers", []),
+        ("train_with_template", []),
+        ("train_baichuan", []),
+        ("train_yuan2", ["--efficient_loss", "True"]),
+        ("train_lora_t5", []),
+        ("train_distill", []),
+    ],
+)
+def test_those_of_one_process_run_in_two(
+    name: str,
+    flags: list[str],
+    argv_for: Argv,
+    tiny_t5: Path,
+    tiny_llama: Path,
+    tiny_teacher: Path,
+    root: Path,
+    tmp_path: Path,
+) -> None:
+    given: dict[str, object] = {"logging_steps": 1, "save_strategy": "no"}
+    given["data_path"] = root / "data" / "dummy_conversation.json"
+    given["model_name_or_path"] = tiny_t5 if "t5" in name else tiny_llama
+    if name == "train_distill":
+        given["teacher_model_name_or_path"] = tiny_teacher
+    if "t5" not in name:
+        given |= {"overlong": "drop", "max_masked_share": 1}
+    text = on_two_processes(name, [*argv_for(**given), *flags], root)
+    assert "processes=2" in text
+    assert len(losses(tmp_path / "out")) == 2
+    weights = "adapter_model" if name == "train_lora_t5" else "model"
+    assert (tmp_path / "out" / f"{weights}.safetensors").is_file()
 
 
 @pytest.mark.slow
