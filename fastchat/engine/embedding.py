@@ -44,7 +44,7 @@ def embed_texts(loaded: LoadedModel, texts: Sequence[str | Sequence[int]]) -> Em
     import torch
 
     ids = [_ids(loaded, text) for text in texts]
-    limit = _longest_piece(loaded)
+    limit = longest_piece(loaded)
     pieces = [
         _Piece(i, tuple(row[start : start + limit]))
         for i, row in enumerate(ids)
@@ -87,7 +87,7 @@ def _ids(loaded: LoadedModel, text: str | Sequence[int]) -> list[int]:
     return ids
 
 
-def _longest_piece(loaded: LoadedModel) -> int:
+def longest_piece(loaded: LoadedModel) -> int:
     """Tokens that one pass can take of one text."""
     if loaded.can_generate:
         return loaded.context_len

@@ -39,6 +39,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from fastchat.engine.choose import EngineSettings
+    from fastchat.engine.scoring import Scores
     from fastchat.model.load import LoadedModel
 
 logger = logging.getLogger(__name__)
@@ -81,7 +82,13 @@ class GroupEngine:
             reasoning=loaded.prompting.reasoning,
             special_ids=loaded.prompting.special_ids,
             template_variables=loaded.prompting.variables,
-            abilities=frozenset(abilities if loaded.can_generate else {"embed"}),
+            abilities=frozenset(
+                abilities
+                if loaded.can_generate
+                else {"embed", "score"}
+                if loaded.can_score
+                else {"embed"}
+            ),
         )
         self._thread: ModelThread | None = None
         self._is_stopping = False
@@ -142,6 +149,12 @@ class GroupEngine:
         from fastchat.engine.embedding import embed_texts
 
         return await self._running_thread().run(embed_texts, self._loaded, texts)
+
+    async def score(self, pairs: Sequence[tuple[str, str]]) -> Scores:
+        """How well the second text of each pair fits the first, by a cross-encoder."""
+        from fastchat.engine.scoring import score_pairs
+
+        return await self._running_thread().run(score_pairs, self._loaded, pairs)
 
     def render(self, messages: Sequence[Message], options: ChatOptions = ChatOptions()) -> str:
         return self._loaded.render(messages, options)

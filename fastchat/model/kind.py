@@ -20,8 +20,12 @@ class Kind:
     config: Any
     is_causal: bool
     """False for an encoder."""
+    has_vision: bool
+    """A causal model that also reads pictures."""
     is_encoder_decoder: bool
     """An encoder that reads and a decoder that writes, as T5's."""
+    is_classifier: bool
+    """A sequence classifier, such as a cross-encoder; it generates nothing."""
     dtype: Dtype | None
     """In which the weights were saved, if it is one of the usual three."""
     quantization: str | None
@@ -36,6 +40,7 @@ def inspect(source: Source, name: str, *, trust_remote_code: bool = False) -> Ki
     from transformers import AutoConfig
     from transformers.models.auto.modeling_auto import (
         MODEL_FOR_CAUSAL_LM_MAPPING,
+        MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING,
         MODEL_FOR_MASKED_LM_MAPPING,
     )
 
@@ -54,8 +59,11 @@ def inspect(source: Source, name: str, *, trust_remote_code: bool = False) -> Ki
     is_decoder = architecture.endswith(("ForCausalLM", "LMHeadModel"))
     is_masked = type(config) in MODEL_FOR_MASKED_LM_MAPPING and not config.is_decoder
     has_own_code = "AutoModelForCausalLM" in (getattr(config, "auto_map", None) or {})
-    is_causal = not is_pair and (is_decoder or not is_masked)
-    known = type(config) in MODEL_FOR_CAUSAL_LM_MAPPING or has_own_code
+    is_classifier = architecture.endswith("ForSequenceClassification")
+    is_causal = not (is_pair or is_classifier) and (is_decoder or not is_masked)
+    seeing = MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING.get(type(config), None)
+    has_vision = is_causal and getattr(seeing, "__name__", None) == architecture
+    known = type(config) in MODEL_FOR_CAUSAL_LM_MAPPING or has_own_code or has_vision
     if is_causal and not known:
         raise UsageError(
             f"{name!r} is a {architecture}; causal language models and encoders are served"
@@ -64,7 +72,9 @@ def inspect(source: Source, name: str, *, trust_remote_code: bool = False) -> Ki
     return Kind(
         config=config,
         is_causal=is_causal,
+        has_vision=has_vision,
         is_encoder_decoder=is_pair,
+        is_classifier=is_classifier,
         dtype=saved if saved in ("float32", "float16", "bfloat16") else None,
         quantization=quantization,
     )

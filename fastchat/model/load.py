@@ -11,7 +11,7 @@ import importlib.metadata
 import logging
 import platform
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib.util import find_spec
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -21,6 +21,7 @@ from fastchat.message import ChatOptions, Message
 from fastchat.model import hub, placement, prompting
 from fastchat.model.kind import Kind, context_length, inspect
 from fastchat.model.merged_adapter import merged, pair_adapter
+from fastchat.model.processors import Processor, load_processor
 from fastchat.settings import Env, alias
 
 if TYPE_CHECKING:
@@ -90,8 +91,12 @@ class LoadedModel:
     """Strings that end an answer in this prompt format."""
     can_generate: bool = True
     """False for an encoder, which gives embeddings only."""
+    processor: Processor | None = None
+    """What reads pictures, where the model sees."""
     is_encoder_decoder: bool = False
     """An encoder reads the prompt, a decoder writes the answer from it (T5)."""
+    can_score: bool = False
+    """A cross-encoder, whose head gives one number for a pair of texts."""
 
     @property
     def template_name(self) -> str:
@@ -101,6 +106,23 @@ class LoadedModel:
     def render(self, messages: Sequence[Message], options: ChatOptions = ChatOptions()) -> str:
         """The text of a conversation, with the slot for the answer open."""
         return self.prompting.render(messages, options)
+
+    def render_pictures(
+        self, messages: Sequence[Message], options: ChatOptions = ChatOptions()
+    ) -> str:
+        """The text of a conversation with the processor's mark for each picture.
+
+        A format that knows nothing of pictures gets the marks as text.
+        """
+        assert self.processor is not None
+        mark, wanted = self.processor.mark, sum(len(message.images) for message in messages)
+        try:
+            text = self.render(messages, options)
+            if text.count(mark) == wanted:
+                return text
+        except UsageError:
+            logger.debug("the chat template knows no parts of messages")
+        return self.render([_marked(message, mark) for message in messages], options)
 
     def encode(self, text: str, add_special_tokens: bool = True) -> list[int]:
         """The ids of a prompt text, with exactly one BOS where the tokenizer wants one."""
@@ -121,6 +143,14 @@ class LoadedModel:
         if not self.is_encoder_decoder or end is None or ids[-1:] == [end]:
             return ids
         return [*ids, int(end)]
+
+
+def _marked(message: Message, mark: str) -> Message:
+    """A message that has its pictures' marks in its text."""
+    if not message.images:
+        return message
+    parts = [mark if isinstance(part, int) else part for part in message.content]
+    return replace(message, text="\n".join(parts), images=(), parts=())
 
 
 def load(settings: ModelSettings) -> LoadedModel:
@@ -152,8 +182,9 @@ def load(settings: ModelSettings) -> LoadedModel:
         use_modelscope=settings.use_modelscope,
     )
     recognition = registry().recognise(source.path)
-    _refuse_by_family(settings.model_path, recognition.family)
     kind = inspect(source, settings.model_path, trust_remote_code=settings.trust_remote_code)
+    if not kind.has_vision:
+        _refuse_by_family(settings.model_path, recognition.family)
     for name, value in recognition.family.config.items():
         setattr(kind.config, name, value)
     dtype, warning = placement.choose_dtype(
@@ -170,12 +201,16 @@ def load(settings: ModelSettings) -> LoadedModel:
     is_adapters = adapter is not None and adapter.has_tokenizer
     tokenizer_source = hub.locate(settings.model_path) if is_adapters else source
     tokenizer = _load_tokenizer(tokenizer_source, settings, recognition.family)
+    processor = load_processor(source, kind.config) if kind.has_vision else None
+    if processor is not None and not tokenizer.chat_template:
+        tokenizer.chat_template = processor.chat_template
     model = _load_weights(source, settings, kind, device=device, dtype=dtype, quantizes=quantizes)
     if adapter:
         n_tokens = len(tokenizer) if is_adapters else None
         model = merged(model, n_tokens, lora_path=adapter.path, base_path=adapter.base)
         model.eval().requires_grad_(False)
-    return _assembled(settings, model, tokenizer, recognition=recognition, kind=kind)
+    loaded = _assembled(settings, model, tokenizer, recognition=recognition, kind=kind)
+    return loaded if processor is None else replace(loaded, processor=processor)
 
 
 def _assembled(
@@ -201,6 +236,7 @@ def _assembled(
         stop=chosen.template.stop if chosen.template else (),
         can_generate=kind is None or kind.is_causal or kind.is_encoder_decoder,
         is_encoder_decoder=kind is not None and kind.is_encoder_decoder,
+        can_score=kind is not None and kind.is_classifier and model.config.num_labels == 1,
     )
     logger.info(
         "loaded model=%s device=%s dtype=%s%s context=%d template=%s family=%s (%s)",
@@ -297,7 +333,13 @@ def _load_weights(
     quantizes: bool,
 ) -> Any:
     """The model on its device, every weight of it from the checkpoint."""
-    from transformers import AutoModel, AutoModelForCausalLM, AutoModelForSeq2SeqLM
+    from transformers import (
+        AutoModel,
+        AutoModelForCausalLM,
+        AutoModelForImageTextToText,
+        AutoModelForSeq2SeqLM,
+        AutoModelForSequenceClassification,
+    )
 
     free = placement.free_bytes(device, settings.num_gpus) if settings.num_gpus > 1 else {}
     arguments = placement.device_map(settings, device, free)
@@ -309,8 +351,12 @@ def _load_weights(
             compression.offloading_arguments() if offloads else compression.loading_arguments()
         )
     auto: Any = AutoModelForCausalLM if kind.is_causal else AutoModel
-    if kind.is_encoder_decoder:
+    if kind.has_vision:
+        auto = AutoModelForImageTextToText
+    elif kind.is_encoder_decoder:
         auto = AutoModelForSeq2SeqLM
+    elif kind.is_classifier:
+        auto = AutoModelForSequenceClassification
     with hub.plain_errors(settings.model_path, "weights"):
         loaded: Any = auto.from_pretrained(
             source.path,

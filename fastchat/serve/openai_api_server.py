@@ -14,6 +14,7 @@ import sys
 import time
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import orjson
@@ -40,6 +41,8 @@ from fastchat.serve.forwarder import Forwarder, no_endpoint, send_error, send_js
 from fastchat.serve.gateway_metrics import GatewayMetrics
 from fastchat.serve.limits import Caller, with_limits
 from fastchat.serve.model_field import read_model
+from fastchat.serve.providers.endpoint_file import read_endpoint_file
+from fastchat.serve.providers.remote import Remote
 from fastchat.serve.roster import Roster, context_length
 from fastchat.serve.token_check import check_tokens
 from fastchat.settings import CommaList, Env, ServerSettings, alias, run_command
@@ -56,6 +59,11 @@ FORWARDED = {
     "/api/v1/chat/completions": "/v1/chat/completions",
     "/tokenize": "/tokenize",
     "/detokenize": "/detokenize",
+    "/v1/rerank": "/v1/rerank",
+    "/v2/rerank": "/v2/rerank",
+    "/rerank": "/rerank",
+    "/v1/score": "/v1/score",
+    "/score": "/score",
 }
 """Our routes that an endpoint answers, and how the endpoint calls them."""
 
@@ -90,6 +98,9 @@ class GatewaySettings(ServerSettings):
     endpoint: tyro.conf.UseAppendAction[tuple[str, ...]] = ()
     """Base URL of an OpenAI-compatible server; may be repeated. With it, no controller is
     asked."""
+    register_api_endpoint_file: Annotated[Path | None, alias("--register")] = None
+    """JSON file of models that others serve, by display name; keys may stand in the
+    environment."""
     api_keys: Annotated[CommaList, Env("API_KEYS")] = ()
     """Keys that clients must send, separated by commas; better in the environment."""
     database_url: Annotated[str | None, Env("FASTCHAT_DATABASE_URL")] = None
@@ -111,7 +122,8 @@ class GatewaySettings(ServerSettings):
 
     def __post_init__(self) -> None:
         for url in (self.controller_address, *self.endpoint):
-            parse_address(url)
+            if url or not self.register_api_endpoint_file:  # empty: remote models only
+                parse_address(url)
         if not self.worker_api_timeout > 0 or not self.max_body_mb > 0:
             raise UsageError("The worker timeout and the largest body must be above 0.")
         if self.allow_credentials and (not self.allowed_origins or "*" in self.allowed_origins):
@@ -126,7 +138,9 @@ class Gateway:
 
     def __init__(self, settings: GatewaySettings) -> None:
         controller_url = None if settings.endpoint else settings.controller_address
-        self.roster = Roster(controller_url, [url.rstrip("/") for url in settings.endpoint])
+        remotes = _remotes(settings.register_api_endpoint_file)
+        urls = [url.rstrip("/") for url in settings.endpoint]
+        self.roster = Roster(controller_url, urls, remotes)
         self.forwarder = Forwarder(self.roster, timeout_s=settings.worker_api_timeout)
         self.metrics = GatewayMetrics(self.forwarder, self.roster.router)
         self.access = Access(settings.api_keys, self._stored_keys(settings.database_url))
@@ -341,8 +355,13 @@ class Gateway:
 
     def _card(self, model: str) -> dict[str, Any]:
         created = self._created.setdefault(model, int(time.time()))
-        context = context_length(self.roster.router.serving(model), model)
-        return model_card(model, created=created, root=model, context_length=context)
+        endpoints = self.roster.router.serving(model)
+        context = context_length(endpoints, model)
+        card = model_card(model, created=created, root=model, context_length=context)
+        for endpoint in endpoints:
+            if (remote := self.roster.remotes.get(endpoint.name)) is not None:
+                card |= {"owned_by": remote.entry.kind.name, "fastchat": remote.entry.card()}
+        return card
 
     async def _token_check(self, scope: Scope, receive: Receive, send: Send) -> int:
         body = await self._read_body(scope, receive)
@@ -397,6 +416,11 @@ def _run(settings: GatewaySettings) -> None:
     if settings.host not in LOCAL_HOSTS and not (settings.api_keys or settings.database_url):
         log.warning("listening on %s without API keys: open to everyone", settings.host)
     serve(create_app(settings), settings)
+
+
+def _remotes(path: Path | None) -> list[Remote]:
+    """The models of an endpoint file."""
+    return [Remote(entry) for entry in read_endpoint_file(path)] if path is not None else []
 
 
 def _json_list(text: str) -> tuple[str, ...]:

@@ -45,6 +45,7 @@ from fastchat.serve.asgi import (
     unless_gone,
 )
 from fastchat.serve.generation import check_size
+from fastchat.serve.rank_routes import RankRoutes
 from fastchat.serve.text_routes import TextRoutes
 from fastchat.serve.worker_metrics import WorkerMetrics
 from fastchat.serve.worker_settings import WorkerSettings
@@ -98,6 +99,7 @@ class Worker:
             "/v1/embeddings": self._embeddings,
             "/tokenize": self._tokenize,
             "/detokenize": self._detokenize,
+            **RankRoutes(self).posts(),
             **(extra_routes(self) if extra_routes else {}),
         }
         gets = {
