@@ -35,6 +35,9 @@ MAY_IMPORT: dict[str, set[str]] = {name: set(KERNEL[:i]) for i, name in enumerat
 # Commands may use anything below them and their own folder, and the one layer named here.
 COMMANDS: dict[str, set[str]] = {
     "serve/gradio_web_server.py": {"web"},
+    "serve/monitor/basic_stats.py": {"arena"},
+    "serve/monitor/clean_battle_data.py": {"arena"},
+    "serve/monitor/elo_analysis.py": {"arena"},
     "serve/gradio_web_server_multi.py": {"web"},
     "llm_judge/qa_browser.py": {"web"},
 }

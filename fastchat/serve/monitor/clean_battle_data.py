@@ -1,0 +1,247 @@
+"""Turns the server's logs into battles that can be rated, and says why the other votes cannot."""
+
+import datetime
+import os
+import secrets
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+from fastchat.errors import DataError, UsageError
+from fastchat.settings import CommaList, Env, alias, run_command
+
+if TYPE_CHECKING:
+    from fastchat.arena.battles import Cleaner, CleaningReport, CleaningRules
+    from fastchat.arena.events import Event, Unread
+
+KEY_NAME = "voter.key"
+SHOWN_ADDRESSES = 30
+_DROPPED_BY_SIMPLE = ("question_id", "conversation_a", "conversation_b")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CleanBattleDataSettings:
+    """Cleans votes of the server's logs and writes them as battles."""
+
+    log_root: Annotated[Path, alias("--logdir")] = Path("~/fastchat_logs")
+    """Folder of the logs, or of folders server0, server1, ... that hold them."""
+    database_url: Annotated[str | None, Env("FASTCHAT_DATABASE_URL")] = None
+    """Read the platform's store instead of logs: a SQLite file or a URL."""
+    max_num_files: int | None = None
+    """Read only the newest so many logs."""
+    mode: Literal["simple", "conv_release"] = "simple"
+    """simple: without texts and ids; conv_release: blind votes with their conversations."""
+    output_dir: Path = Path(".")
+    """Folder of the output."""
+    format: Literal["json", "jsonl", "parquet"] = "json"
+    """Kind of the output."""
+    exclude_model_names: CommaList | None = None
+    """Models whose battles are left out."""
+    ban_ip_file: Path | None = None
+    """JSON list of addresses whose votes are left out."""
+    sanitize_ip: bool = True
+    """Name voters by a keyed hash; --no-sanitize-ip writes their addresses."""
+    key_file: Path | None = None
+    """Key of that hash; without one, voter.key in the folder of the logs, made at first."""
+    upstream_rules: bool = False
+    """Exactly the published rules: parts of words give models away, repeated votes count."""
+    words_file: Path | None = None
+    """TOML file of identity words, error texts and renames instead of those that ship."""
+    since: str | None = None
+    """Votes from this day on (YYYY-MM-DD, UTC)."""
+    until: str | None = None
+    """Votes before this day (YYYY-MM-DD, UTC)."""
+    min_vote_seconds: float | None = None
+    """Leave out votes sooner than this after the slower answer."""
+    max_votes_per_hour: int | None = None
+    """Leave out a voter's votes past so many within an hour."""
+    debug: bool = False
+    """Show tracebacks."""
+
+
+def clean_battle_data(settings: CleanBattleDataSettings) -> None:
+    """Reads, cleans, writes, and prints what became of every vote."""
+    from fastchat.arena.battles import Cleaner
+    from fastchat.arena.wording import read_wording
+
+    cleaner = Cleaner(
+        _rules(settings),
+        words=read_wording(settings.words_file) if settings.words_file else None,
+        key=_key(settings) if settings.sanitize_ip else None,
+        keep_addresses=not settings.sanitize_ip,
+    )
+    path = _write(settings, cleaner)
+    for line in report_lines(cleaner.report, addresses=not settings.sanitize_ip):
+        print(line)
+    print(f"written: {path}")
+
+
+def _rules(settings: CleanBattleDataSettings) -> "CleaningRules":
+    from fastchat.arena.battles import CleaningRules
+
+    if settings.max_votes_per_hour is not None and settings.max_votes_per_hour < 1:
+        raise UsageError(f"--max-votes-per-hour {settings.max_votes_per_hour} is below 1.")
+    return CleaningRules(
+        published=settings.upstream_rules,
+        exclude_models=frozenset(settings.exclude_model_names or ()),
+        banned_ips=_banned(settings.ban_ip_file),
+        since=_day(settings.since, "--since"),
+        until=_day(settings.until, "--until"),
+        shortest_s=settings.min_vote_seconds,
+        votes_per_hour=settings.max_votes_per_hour,
+    )
+
+
+def _banned(path: Path | None) -> frozenset[str]:
+    import orjson
+
+    if path is None:
+        return frozenset()
+    try:
+        value = orjson.loads(path.read_bytes())
+    except (OSError, orjson.JSONDecodeError) as error:
+        raise DataError(f"--ban-ip-file {path} cannot be read: {error}.") from None
+    if not isinstance(value, list) or not all(isinstance(ip, str) for ip in value):
+        raise DataError(f"--ban-ip-file {path} is no JSON list of addresses.")
+    return frozenset(value)
+
+
+def _day(text: str | None, flag: str) -> float | None:
+    """The beginning of a day, seconds UTC."""
+    if text is None:
+        return None
+    try:
+        day = datetime.date.fromisoformat(text)
+    except ValueError:
+        raise UsageError(f"{flag} {text!r} is no day; write YYYY-MM-DD.") from None
+    return datetime.datetime(day.year, day.month, day.day, tzinfo=datetime.UTC).timestamp()
+
+
+def _key(settings: CleanBattleDataSettings) -> bytes:
+    """The key of voters' names, kept beside the logs so that every run names them the same."""
+    path = settings.key_file
+    if path is None:
+        root = settings.output_dir if settings.database_url else settings.log_root.expanduser()
+        path = root / KEY_NAME
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        handle = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+    except FileExistsError:
+        if len(key := path.read_bytes()) < 16:
+            raise DataError(f"the key {path} is too short; remove it or give --key-file.") from None
+        return key
+    except OSError as error:
+        raise UsageError(
+            f"the key {path} cannot be made: {error.strerror}; give --key-file, or "
+            "--no-sanitize-ip to write addresses."
+        ) from None
+    with os.fdopen(handle, "wb") as file:
+        file.write(key := secrets.token_bytes(32))
+    return key
+
+
+def _events(settings: CleanBattleDataSettings) -> "Iterator[Event | Unread]":
+    from fastchat.arena.events import log_files, read_events
+
+    if settings.database_url is None:
+        return read_events(log_files(settings.log_root, newest=settings.max_num_files))
+    from fastchat.arena.store_battles import votes_of_store
+
+    return votes_of_store(settings.database_url)
+
+
+def _write(settings: CleanBattleDataSettings, cleaner: "Cleaner") -> Path:
+    """Writes the battles in the order of time, holding only their places in memory."""
+    import tempfile
+
+    import orjson
+
+    events = _events(settings)
+    settings.output_dir.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryFile() as spool:
+        places: list[tuple[float, int, int]] = []
+        for row in cleaner.rows(events):
+            if settings.mode == "simple":
+                row = {k: v for k, v in row.items() if k not in _DROPPED_BY_SIMPLE}
+            elif not row["anony"]:
+                cleaner.report.dropped["named"] += 1
+                cleaner.report.kept -= 1
+                continue
+            data = orjson.dumps(row)
+            places.append((row["tstamp"], spool.tell(), len(data)))
+            spool.write(data)
+        places.sort(key=lambda place: place[:2])
+        path = settings.output_dir / _name(settings, cleaner.report.last)
+        temporary = path.with_name(path.name + ".part")
+        _write_rows(settings, _spooled(spool, places), temporary)
+    temporary.replace(path)
+    return path
+
+
+def _spooled(spool: Any, places: list[tuple[float, int, int]]) -> Iterator[bytes]:
+    for _, start, size in places:
+        spool.seek(start)
+        yield spool.read(size)
+
+
+def _write_rows(settings: CleanBattleDataSettings, rows: Iterator[bytes], path: Path) -> None:
+    if settings.format == "parquet":
+        import orjson
+        import polars as pl
+
+        frame = pl.DataFrame([orjson.loads(row) for row in rows], infer_schema_length=None)
+        frame.write_parquet(path)
+        return
+    array = settings.format == "json"
+    with path.open("wb") as file:
+        file.write(b"[" if array else b"")
+        for i, row in enumerate(rows):
+            file.write((b",\n" if array and i else b"") + row + (b"" if array else b"\n"))
+        file.write(b"]\n" if array else b"")
+
+
+def _name(settings: CleanBattleDataSettings, last: float | None) -> str:
+    """The published name: the day of the last vote on the coast of the Pacific."""
+    import zoneinfo
+
+    stem = "clean_battle_conv" if settings.mode == "conv_release" else "clean_battle"
+    zone = zoneinfo.ZoneInfo("America/Los_Angeles")
+    day = datetime.datetime.fromtimestamp(last, zone).strftime("%Y%m%d") if last else "empty"
+    return f"{stem}_{day}.{settings.format}"
+
+
+def report_lines(report: "CleaningReport", *, addresses: bool) -> list[str]:
+    """What became of the votes, a line each; the busiest voters' addresses only where wanted."""
+    lines = [f"kept: {report.kept} votes, of them {report.anonymous} blind"]
+    lines += [f"left out, {reason}: {n}" for reason, n in report.dropped.most_common()]
+    if report.leaked:
+        lines.append("names in the texts: " + _counted(report.leaked.most_common()))
+    if report.last is not None:
+        moment = datetime.datetime.fromtimestamp(report.last, datetime.UTC)
+        lines.append(f"last vote: {moment:%Y-%m-%d %H:%M UTC}")
+    busiest = report.addresses.most_common(SHOWN_ADDRESSES)
+    if busiest and addresses:
+        lines.append("most votes by address: " + _counted(busiest))
+    elif busiest:
+        shown = ", ".join(str(n) for _, n in busiest)
+        lines.append(f"votes of the busiest of {len(report.addresses)} addresses: {shown}")
+    return lines
+
+
+def _counted(pairs: list[tuple[str, int]]) -> str:
+    return ", ".join(f"{name} {n}" for name, n in pairs)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Runs the command."""
+    return run_command(
+        CleanBattleDataSettings,
+        clean_battle_data,
+        argv,
+        prog="python3 -m fastchat.serve.monitor.clean_battle_data",
+    )
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

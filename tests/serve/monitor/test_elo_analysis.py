@@ -1,0 +1,119 @@
+import csv
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from voting import tool
+
+from fastchat.serve.monitor.elo_analysis import main
+
+
+def rows_of(path: Path) -> dict[str, dict[str, str]]:
+    with path.open(newline="") as file:
+        return {row["model"]: row for row in csv.DictReader(file)}
+
+
+def made(shared: Path, tmp_path: Path, kind: str, *more: Any) -> tuple[Path, dict[str, Any]]:
+    """A file of battles of known strengths, and the truth."""
+    rows, truth = getattr(tool(shared, "gen_battles"), f"gen_{kind}")(*more)
+    path = tmp_path / "battles.json"
+    path.write_text(json.dumps(rows))
+    return path, truth
+
+
+def run(path: Path, out: Path, *flags: str) -> None:
+    assert main(["--clean-battle-file", str(path), "--output-dir", str(out), *flags]) == 0
+
+
+@pytest.mark.parametrize(("kind", "m"), [("exact", 6), ("style", 3)])
+def test_the_command_recovers_the_true_ratings(
+    shared: Path, tmp_path: Path, kind: str, m: int
+) -> None:
+    path, truth = made(shared, tmp_path, kind, m)
+    run(path, tmp_path / "out", *(["--style-control"] if kind == "style" else []))
+    found = rows_of(tmp_path / "out" / "ratings.csv")
+    for model, rating in truth["ratings"].items():
+        assert float(found[model]["rating"]) == pytest.approx(rating, abs=1e-3)
+    written = json.loads((tmp_path / "out" / "ratings.json").read_text())
+    assert {r["model"] for r in written["ratings"]} == set(truth["ratings"])
+    for name in ("intervals", "average_win_rate", "win_fraction_heatmap", "battle_count_heatmap"):
+        assert (tmp_path / "out" / f"{name}_full.html").stat().st_size > 1000
+    assert (tmp_path / "out" / "rating_over_time.html").exists()
+    assert (tmp_path / "out" / "leaderboard.html").exists()
+
+
+def test_votes_that_do_not_count_are_left_out_and_told(
+    shared: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path, truth = made(shared, tmp_path, "random", 8, 4000, 0, 0.3, 0.8, 0.2)
+    path.write_text(path.read_text()[:-1] + ', {"model_a": "x", "model_b": "y", "winner": "?"}]')
+    run(path, tmp_path / "out", "--no-plots", "--run-outlier-detect", "--moments", "0")
+    said = capsys.readouterr().out
+    assert f"left out, named: {4000 - truth['n_anonymous']}" in said
+    assert "left out, unknown_outcome: 1" in said
+    held = [
+        float(row["rating_q025"]) <= truth["ratings"][m] <= float(row["rating_q975"])
+        for m, row in rows_of(tmp_path / "out" / "ratings.csv").items()
+    ]
+    assert sum(held) >= 6
+
+
+def test_filters_and_methods(shared: Path, tmp_path: Path) -> None:
+    path, _ = made(shared, tmp_path, "random", 6, 3000, 1, 0.3, 0.8, 0.0)
+    out = tmp_path / "out"
+    flags = ["--langs", "English,German", "--exclude-models", "model-001", "--exclude-tie"]
+    flags += ["--exclude-unknown-lang", "--daily-vote-per-user", "20", "--anchor-model"]
+    flags += ["model-002", "--anchor-rating", "1114", "--category", "full,english,math"]
+    run(path, out, *flags, "--rating-system", "elo", "--num-bootstrap", "10", "--no-plots")
+    found = rows_of(out / "ratings.csv")
+    assert "model-001" not in found
+    assert float(found["model-002"]["rating"]) == pytest.approx(1114)
+    assert rows_of(out / "ratings_english.csv")
+    assert rows_of(out / "ratings_math.csv") == {}
+    run(path, out, "--interval", "bootstrap", "--num-bootstrap", "20", "--reweight", "--no-plots")
+    assert len(rows_of(out / "ratings.csv")) == 6
+
+
+@pytest.mark.parametrize(
+    ("flags", "words"),
+    [
+        (["--num-bootstrap", "1"], "--num-bootstrap"),
+        (["--rating-system", "elo", "--style-control"], "--style-control"),
+        (["--category", "medicine"], "medicine"),
+        (["--anchor-model", "nobody"], "nobody"),
+        (["--exclude-url"], "no texts"),
+        (["--daily-vote-per-user", "0"], "daily-vote-per-user"),
+        (["--daily-vote-per-user", "1", "--time-zone", "Mars"], "Mars"),
+    ],
+)
+def test_what_cannot_be_is_told(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], flags: list[str], words: str
+) -> None:
+    path = tmp_path / "battles.json"
+    path.write_text('[{"model_a": "x", "model_b": "y", "winner": "tie"}]')
+    argv = ["--clean-battle-file", str(path), "--output-dir", str(tmp_path / "out"), "--no-plots"]
+    assert main([*argv, *flags]) != 0
+    assert words in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    "rows",
+    ["[]", '[{"model_a": "x", "model_b": "y", "winner": "model_a"}]'],
+)
+def test_hardly_any_battles_make_files_without_nan(tmp_path: Path, rows: str) -> None:
+    (tmp_path / "battles.json").write_text(rows)
+    run(tmp_path / "battles.json", tmp_path / "out", "--style-control")
+    for name in ("ratings.csv", "ratings.json", "leaderboard.html"):
+        text = (tmp_path / "out" / name).read_text().lower()
+        assert "nan" not in text.replace("nan'", "") and "infinity" not in text
+
+
+def test_texts_with_an_address_of_the_web_can_be_left_out(tmp_path: Path) -> None:
+    said = [{"role": "user", "content": "see https://example.org"}]
+    base = {"model_a": "x", "model_b": "y", "winner": "tie", "conversation_b": []}
+    other = [{"role": "user", "content": "see there"}]
+    rows = [base | {"conversation_a": said}, base | {"conversation_a": other}]
+    (tmp_path / "b.json").write_text(json.dumps(rows))
+    run(tmp_path / "b.json", tmp_path / "out", "--exclude-url", "--no-plots")
+    assert rows_of(tmp_path / "out" / "ratings.csv")["x"]["num_battles"] == "1"
