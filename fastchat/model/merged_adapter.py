@@ -7,6 +7,7 @@ beside others (`adapters.py`).
 from __future__ import annotations
 
 import json
+import warnings
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -35,7 +36,7 @@ class PairAdapter:
 def pair_adapter(model_path: str) -> PairAdapter | None:
     """The adapter in a folder; None when there is none, or one of a causal model.
 
-    Raises DataError when its description cannot be read or names no base.
+    Raises DataError when its description cannot be read, names no base, or one that is gone.
     """
     folder = Path(model_path).expanduser()
     path = folder / "adapter_config.json"
@@ -50,6 +51,11 @@ def pair_adapter(model_path: str) -> PairAdapter | None:
         return None
     if not isinstance(base, str) or not base:
         raise DataError(f"adapter_config.json of {model_path!r} does not name its base model")
+    if Path(base).is_absolute() and not Path(base).is_dir():
+        raise DataError(
+            f"the adapter {model_path!r} was trained on {base}, which is not there; bring the base "
+            "back, or name where it is as base_model_name_or_path in adapter_config.json"
+        )
     return PairAdapter(path=str(folder), base=base)
 
 
@@ -64,6 +70,9 @@ def merged(model: Any, n_tokens: int | None, *, lora_path: str, base_path: str) 
     if n_tokens is not None and n_tokens > model.get_input_embeddings().num_embeddings:
         model.resize_token_embeddings(n_tokens, mean_resizing=False)
     try:
-        return PeftModel.from_pretrained(model, lora_path).merge_and_unload()
+        with warnings.catch_warnings():
+            # peft asks transformers by a name that is about to change.
+            warnings.simplefilter("ignore", FutureWarning)
+            return PeftModel.from_pretrained(model, lora_path).merge_and_unload()
     except (RuntimeError, ValueError, KeyError) as error:
         raise DataError(f"the adapter {lora_path} does not fit {base_path}: {error}") from None
