@@ -16,9 +16,7 @@ def folder(path: Path, **config: object) -> str:
 
 
 def test_an_adapter_of_encoder_and_decoder_names_its_base(tmp_path: Path) -> None:
-    name = folder(
-        tmp_path / "a", task_type="SEQ_2_SEQ_LM", base_model_name_or_path="google/flan-t5"
-    )
+    name = folder(tmp_path / "a", task_type="SEQ_2_SEQ_LM", base_model_name_or_path="google/t5")
     assert pair_adapter(name) == PairAdapter(path=name, base="google/t5")
     assert not PairAdapter(path=name, base="x").has_tokenizer
     (tmp_path / "a" / "tokenizer_config.json").write_text("{}", "utf-8")
@@ -29,7 +27,7 @@ def test_other_adapters_and_other_folders_are_none(tmp_path: Path) -> None:
     name = folder(tmp_path / "a", task_type="CAUSAL_LM", base_model_name_or_path="meta/llama")
     assert pair_adapter(name) is None
     assert pair_adapter(str(tmp_path)) is None
-    assert pair_adapter("google/flan-t5") is None
+    assert pair_adapter("google/t5") is None
 
 
 @pytest.mark.parametrize(
