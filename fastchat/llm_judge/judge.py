@@ -1,7 +1,7 @@
 """One match to a judge -> one row of the published judgment files."""
 
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -45,18 +45,17 @@ class Judge:
         Raises FastChatError when the judge cannot be asked. A reply that is not understood is
         asked for once more, then recorded without a verdict and with the reason.
         """
+        games = [await self._ask(match, shown) for shown in match.games()]
         if not match.is_pair:
-            return self._single(match, await self._ask(match, (0,)))
+            return self._single(match, games[0])
         if match.prompt.type == "single":
-            return await self._pair_of_grades(match)
-        first = await self._ask(match, (0, 1))
-        second = await self._ask(match, (1, 0))
-        return self._pair(match, first, second)
+            return self._pair_of_grades(match, games)
+        return self._pair(match, games[0], games[1])
 
-    async def _ask(self, match: Match, order: Sequence[int]) -> Asked:
-        """One game: the answers in the given order."""
+    async def _ask(self, match: Match, shown: Mapping[str, str]) -> Asked:
+        """One game."""
         prompt = match.prompt
-        asked = prompt.fill(match.shown(order))
+        asked = prompt.fill(shown)
         messages = prompt.messages(asked)
         reply = await self._reply(match, messages)
         verdict = parse_verdict(reply.text, prompt.output_format)
@@ -132,18 +131,8 @@ class Judge:
             }
         )
 
-    async def _pair_of_grades(self, match: Match) -> PairJudgment:
+    def _pair_of_grades(self, match: Match, grades: Sequence[Asked]) -> PairJudgment:
         """Published: a pair may be compared by the grades of its answers."""
-        grades: list[Asked] = []
-        for answer in match.answers:
-            alone = Match(
-                question=match.question,
-                turn=match.turn,
-                answers=(answer,),
-                prompt=match.prompt,
-                reference=match.reference,
-            )
-            grades.append(await self._ask(alone, (0,)))
         scores = [asked.verdict.score for asked in grades]
         if scores[0] is None or scores[1] is None:
             reason = grades[0].verdict.reason or grades[1].verdict.reason

@@ -38,14 +38,14 @@ class JudgingPlan:
 
     @property
     def n_requests(self) -> int:
-        return sum(2 if match.is_pair else 1 for match in self.todo)
+        return sum(len(match.games()) for match in self.todo)
 
     def expected(self, dollars: tuple[float | None, float | None]) -> dict[str, Any]:
         """Requests, tokens and dollars of what is to do, about."""
         prompt = sum(
-            estimated_tokens(match.prompt.system_prompt + match.prompt.fill(match.shown()))
-            * (2 if match.is_pair else 1)
+            estimated_tokens(match.prompt.system_prompt + match.prompt.fill(shown))
             for match in self.todo
+            for shown in match.games()
         )
         new = self.n_requests * EXPECTED_JUDGMENT_TOKENS
         return {

@@ -32,20 +32,31 @@ class Match:
         models = " and ".join(answer.model_id for answer in self.answers)
         return f"question {self.question.question_id} turn {self.turn}: {models}"
 
-    def shown(self, order: Sequence[int] = (0, 1)) -> dict[str, str]:
-        """What the prompt's gaps are filled with; `order` says which answer is A, which B."""
+    @property
+    def is_pair(self) -> bool:
+        return len(self.answers) == 2
+
+    def games(self) -> list[dict[str, str]]:
+        """What fills the prompt's gaps in each request: one for a grade, two for a pair.
+
+        Two answers are shown together in both orders; each alone to a prompt that grades.
+        """
+        if not self.is_pair:
+            return [self._shown({"": self.answers[0]})]
+        first, second = self.answers
+        if self.prompt.type == "single":
+            return [self._shown({"": first}), self._shown({"": second})]
+        return [self._shown({"_a": first, "_b": second}), self._shown({"_a": second, "_b": first})]
+
+    def _shown(self, answers: Mapping[str, Answer]) -> dict[str, str]:
         values = self._questions() | self._references()
-        for letter, place in zip(("_a", "_b") if self.is_pair else ("",), order, strict=False):
-            turns = self.answers[place].choices[0].turns
+        for letter, answer in answers.items():
+            turns = answer.choices[0].turns
             if self.turn == 1:
                 values[f"answer{letter}"] = turns[0]
             else:
                 values |= {f"answer{letter}_{i}": text for i, text in enumerate(turns, 1)}
         return values
-
-    @property
-    def is_pair(self) -> bool:
-        return len(self.answers) == 2
 
     def _questions(self) -> dict[str, str]:
         if self.turn == 1:

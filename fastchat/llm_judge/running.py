@@ -71,7 +71,7 @@ async def run_all(
             except FastChatError as error:
                 outcome.failures.append((name_of(item), error.message))
                 failed_in_a_row += isinstance(error, UnavailableError)
-                if failed_in_a_row >= patience:
+                if failed_in_a_row >= patience and not outcome.stopped:
                     outcome.stopped = UnavailableError(
                         f"Stopped after {failed_in_a_row} failures without an answer."
                     )
