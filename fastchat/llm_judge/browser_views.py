@@ -185,9 +185,9 @@ def code(name: str) -> str:
 
 def tidy(text: str) -> str:
     """A model's text as Markdown: bullets are bullets, and a list begins after a blank line."""
-    text = re.sub(r"^(\s*)[•◦▪] ?", r"\1* ", text, flags=re.MULTILINE)
+    text = re.sub(r"^([ \t]*)[•◦▪] ?", r"\1* ", text, flags=re.MULTILINE)
     return re.sub(
-        r"^(?!\s*(?:[*+-]|\d+\.) )(.*\S.*)\n(?=\s*(?:[*+-]|\d+\.) )",
+        r"^(?![ \t]*(?:[*+-]|\d+\.) )(.*\S.*)\n(?=[ \t]*(?:[*+-]|\d+\.) )",
         r"\1\n\n",
         text,
         flags=re.MULTILINE,

@@ -1,0 +1,145 @@
+"""What the browser shows, as text; and the page in a real browser."""
+
+import asyncio
+import re
+import socket
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from fake_judge import BENCH, FakeJudge, answer, is_pair, judge
+
+from fastchat.llm_judge import qa_browser
+from fastchat.llm_judge.browser_views import (
+    ABSENT,
+    answer_view,
+    load_shelf,
+    pair_view,
+    reference_view,
+    single_view,
+    tidy,
+    titles,
+)
+from fastchat.llm_judge.folders import Bench
+
+CHROMIUM = Path("/usr/bin/chromium")
+OWN = Bench(data_dir=Path("data"), name="fastchat_bench")
+
+
+@pytest.fixture
+def judged(here: Path, fake: FakeJudge) -> Path:
+    """Two models' answers with grades, and pairs in which the first one shown wins."""
+    answer("one")
+    answer("gpt-3.5-turbo", "--max-new-token", "30")
+    fake.rule = lambda body: "First. [[A]]" if is_pair(body) else "Nice. Rating: [[6]]"
+    judge(fake, "--first-n", "25", "--parallel", "8")
+    judge(fake, "--first-n", "3", "--mode", "pairwise-all", "--parallel", "8")
+    return here
+
+
+def test_what_is_missing_is_not_there_and_breaks_nothing(here: Path) -> None:
+    shelf = load_shelf(OWN)
+    assert (shelf.models, shelf.judges) == ([], [])
+    assert answer_view(shelf, 201, "m", 1) == single_view(shelf, 201, "m", "j") == ABSENT
+    assert len(titles(shelf, "all")) == 80 and len(titles(shelf, "math")) == 10
+
+
+def test_views_name_games_grades_and_references(judged: Path) -> None:
+    shelf = load_shelf(OWN)
+    assert titles(shelf, "all")[0][0].startswith("201: Write a letter")
+    assert len(titles(shelf, "all")[0][0]) == len("201: ") + 128
+    assert "Grade: 6" in single_view(shelf, 201, "one", "rule")
+    text = pair_view(shelf, 201, "one", "gpt-3.5-turbo", "rule")
+    assert "**Game 1** (A: `gpt-3.5-turbo`, B: `one`). Winner: **`gpt-3.5-turbo`**" in text
+    assert "**Game 2** (A: `one`, B: `gpt-3.5-turbo`). Winner: **`one`**" in text
+    assert reference_view(shelf, 201, 1) == ""
+    assert "From left to right" in reference_view(shelf, 221, 1)
+    assert "2019-05-03" in reference_view(shelf, 251, 1)
+    inconsistent = titles(shelf, "all", "judge inconsistent")
+    assert [number for _, number in inconsistent] == [201, 202, 203]
+    assert titles(shelf, "all", "models disagree") == []
+
+
+def test_bullets_and_lists_become_markdown() -> None:
+    assert tidy("Here:\n• one\n• two") == "Here:\n\n* one\n* two"
+    assert tidy("Here:\n1. one\n2. two\nend") == "Here:\n\n1. one\n2. two\nend"
+    assert tidy("a\n\n- b") == "a\n\n- b"
+
+
+@pytest.fixture
+def page(judged: Path) -> Iterator[str]:
+    """The page on a free port."""
+    import uvicorn
+
+    opened = threading.Event()
+    servers: list[uvicorn.Server] = []
+    listener = socket.create_server(("127.0.0.1", 0))
+
+    class Server(uvicorn.Server):
+        async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+            await super().startup(sockets)
+            opened.set()
+
+    async def main() -> None:
+        app = qa_browser.build_app(qa_browser.BrowserSettings(bench_name="fastchat_bench"))
+        config = uvicorn.Config(app, log_config=None, timeout_graceful_shutdown=1)
+        servers.append(Server(config))
+        await servers[0].serve(sockets=[listener])
+
+    thread = threading.Thread(target=asyncio.run, args=(main(),), daemon=True)
+    thread.start()
+    assert opened.wait(60)
+    yield f"http://127.0.0.1:{listener.getsockname()[1]}/"
+    servers[0].should_exit = True
+    thread.join(20)
+    listener.close()
+
+
+@pytest.mark.slow
+@pytest.mark.xdist_group("browser")
+@pytest.mark.filterwarnings("ignore")
+def test_a_reader_finds_a_question_and_its_judgments(page: str) -> None:
+    if not CHROMIUM.exists():
+        pytest.skip("there is no chromium on this machine")
+    sync_api = pytest.importorskip("playwright.sync_api")
+    expect = sync_api.expect
+    with sync_api.sync_playwright() as playwright:
+        browser = playwright.chromium.launch(
+            executable_path=CHROMIUM, args=["--no-sandbox", "--disable-gpu"]
+        )
+        tab = browser.new_page(viewport={"width": 380, "height": 800})
+        asked: list[str] = []
+        tab.on("request", lambda request: asked.append(request.url))
+        tab.goto(page)
+        see = tab.locator(".question-1:visible").first
+        expect(see).to_contain_text("lighthouse keeper", timeout=20_000)
+        expect(tab.locator(".judgment:visible").first).to_contain_text("Grade: 6")
+        assert tab.evaluate("document.documentElement.scrollWidth") <= 380
+        tab.keyboard.press("n")
+        expect(see).to_contain_text("bakery")
+        tab.keyboard.press("p")
+        expect(see).to_contain_text("lighthouse keeper")
+        tab.get_by_label("Category").first.click()
+        tab.get_by_role("option", name="reasoning").click()
+        expect(see).to_contain_text("Five boxes")
+        expect(tab.locator(".reference:visible").first).to_contain_text("From left to right")
+        tab.set_viewport_size({"width": 1100, "height": 900})
+        tab.get_by_role("tab", name="Pairwise Comparison").click()
+        games = tab.locator(".judgment:visible").first
+        expect(games).to_contain_text("Game 2")
+        expect(games).to_contain_text(re.compile("Winner: one"))
+        tab.get_by_role("tab", name="Scores").click()
+        expect(tab.locator(".scores:visible").first).to_contain_text("6.00")
+        assert all(url.startswith((page, "data:", "blob:")) for url in asked)
+        browser.close()
+
+
+def test_a_taken_port_and_absent_questions_are_one_line(here: Path, capsys: Any) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = str(taken.getsockname()[1])
+        assert qa_browser.main([*BENCH, "--port", port]) == 2
+    assert "give another --host or --port" in capsys.readouterr().err
+    assert qa_browser.main(["--bench-name", "none", "--port", "0"]) == 1
+    assert "there are no questions" in capsys.readouterr().err
