@@ -130,12 +130,17 @@ def encode(value: Any, *, indent: bool) -> bytes:
     return text.encode()
 
 
-def lay_out(values: Iterable[Any], layout: Layout) -> bytes:
-    """The values as they stand in a file, without what opens and closes an array."""
-    if layout == "jsonl":
-        return b"".join([encode(value, indent=False) + b"\n" for value in values])
+def lay_out(values: Iterable[Any], layout: Layout, *, is_text: bool = False) -> bytes:
+    """The values as they stand in a file, without what opens and closes an array.
+
+    is_text: whether it is known that they hold nothing but text, which saves looking for it.
+    """
     values = list(values)
-    if values and is_plain(values):
+    if layout == "jsonl":
+        if is_text:
+            return b"".join([orjson.dumps(value) + b"\n" for value in values])
+        return b"".join([encode(value, indent=False) + b"\n" for value in values])
+    if values and (is_text or is_plain(values)):
         return orjson.dumps(values, option=orjson.OPT_INDENT_2)[len("[\n  ") : -len("\n]")]
     # A line break stands only between tokens: within texts it is escaped.
     return b",\n  ".join([encode(x, indent=True).replace(b"\n", b"\n  ") for x in values])

@@ -162,8 +162,13 @@ class Worker:
                 done.n_read += 1
                 self._take(found, done)
         if self.work.layout:
-            records = [x.to_json() for x in done.items if isinstance(x, Record)]
-            done.laid_out, done.n_laid_out = lay_out(records, self.work.layout), len(records)
+            records = [x for x in done.items if isinstance(x, Record)]
+            done.laid_out = lay_out(
+                [record.to_json() for record in records],
+                self.work.layout,
+                is_text=all(record.is_text for record in records),
+            )
+            done.n_laid_out = len(records)
             done.items = [x for x in done.items if isinstance(x, Loss)]
         return done
 

@@ -56,6 +56,16 @@ class Record:
     rejected: tuple[Turn, ...] | None = None
     """In a preference record, the worse continuation."""
 
+    @property
+    def is_text(self) -> bool:
+        """Whether it is known to hold nothing but text; quick to tell for nearly all records."""
+        return (
+            self.chosen is None
+            and self.rejected is None
+            and not any([turn.extra for turn in self.turns])
+            and all([type(x) is str for x in self.extra.values()])
+        )
+
     def to_json(self) -> dict[str, Any]:
         """The record as it stands in a file, whatever form it was read from."""
         fields: dict[str, Any] = {"id": self.id}

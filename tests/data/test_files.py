@@ -69,7 +69,9 @@ def test_records_laid_out_together_are_those_laid_out_alone(
     given = [talk("a", "x\ny", ",\n  {"), talk("b", "[\n", "\n]", extra=odd), {"c": [], "d": {}}]
     between = b",\n  " if layout == "json" else b""
     assert lay_out(given, layout) == between.join(lay_out([one], layout) for one in given)
-    assert lay_out([], layout) == b""
+    assert lay_out([], layout) == lay_out([], layout, is_text=True) == b""
+    if not odd:
+        assert lay_out(given, layout, is_text=True) == lay_out(given, layout)
     text = b"[\n  " + lay_out(given, "json") + b"\n]"
     assert text.decode() == json.dumps(given, indent=2, ensure_ascii=False)
 

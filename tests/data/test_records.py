@@ -56,6 +56,26 @@ def test_what_is_no_record_says_why(value: object, reason: str) -> None:
     assert parse_record(value, where="f[0]") == Rejected(where="f[0]", reason=reason)
 
 
+@pytest.mark.parametrize(
+    ("extra", "of_turn", "is_text"),
+    [
+        ({}, {}, True),
+        ({"model": "gpt4", "note": ""}, {}, True),
+        ({"n": 1}, {}, False),
+        ({"list": ["a"]}, {}, False),
+        ({}, {"weight": 0}, False),
+        ({}, {"name": "a"}, False),
+        ({"chosen": [{"from": "gpt", "value": "b"}], "rejected": "c"}, {}, False),
+    ],
+)
+def test_records_of_text_alone_are_known(
+    extra: dict[str, Any], of_turn: dict[str, Any], is_text: bool
+) -> None:
+    talk = [{"from": "human", "value": "x"}, {"from": "gpt", "value": "y", **of_turn}]
+    record = parse_record({"id": "1", "conversations": talk, **extra}, where="here")
+    assert isinstance(record, Record) and record.is_text == is_text
+
+
 def test_a_bad_line_is_rejected_with_its_number_and_the_next_is_read(tmp_path: Path) -> None:
     path = tmp_path / "a.jsonl"
     path.write_text(json.dumps(GOOD) + "\n{broken\n" + json.dumps(GOOD), "utf-8")
