@@ -21,7 +21,8 @@ class Session:
             self.received.append(self.http.get("/").text)
         config = self.http.get("/config")
         self.received.append(config.text)
-        self.functions = {d["api_name"]: d for d in config.json()["dependencies"]}
+        self.all = config.json()["dependencies"]
+        self.functions = {function["api_name"]: function for function in self.all}
 
     def close(self) -> None:
         self.http.close()
@@ -42,22 +43,39 @@ class Session:
         self.received.append(str(reply.headers) + reply.text)
         reply.raise_for_status()
 
-    def steps(self) -> list[list[Any]]:
-        """Everything the event that runs sends until it is complete."""
+    def steps(self, *, events: int = 1) -> list[list[Any]]:
+        """Everything that the events that run send until so many of them are complete."""
         steps: list[list[Any]] = []
+        beats = 0
         query = {"session_hash": self.session}
-        with self.http.stream("GET", "/gradio_api/queue/data", params=query) as events:
-            for line in events.iter_lines():
+        with self.http.stream("GET", "/gradio_api/queue/data", params=query) as stream:
+            for line in stream.iter_lines():
                 self.received.append(line)
                 if not line.startswith("data:"):
                     continue
                 event = json.loads(line.removeprefix("data:"))
+                beats += event["msg"] == "heartbeat"
+                assert beats < 3, f"nothing comes any more: {steps}"
                 if event["msg"] in ("process_generating", "process_completed"):
                     assert event["success"], event
                     steps.append(event["output"].get("data", []))
-                if event["msg"] == "process_completed":
+                events -= event["msg"] == "process_completed"
+                if not events:
                     return steps
         raise AssertionError(f"the stream ended before the event: {steps}")
+
+    def follow(self, kind: str) -> list[Any]:
+        """What the browser asks for when the phase of a tab has changed: buttons and names."""
+        followers = [
+            function
+            for function in self.all
+            if len(function["inputs"]) == 2
+            and [target[1] for target in function["targets"]] == ["change"]
+            and len(function["outputs"]) > 6
+        ]
+        function = followers[("anonymous", "named", "direct").index(kind)]
+        self.functions["follow"] = function
+        return self.call("follow", None, None)[-1]
 
     @property
     def everything(self) -> str:

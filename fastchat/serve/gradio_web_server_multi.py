@@ -33,7 +33,7 @@ class MultiSettings(WebSettings):
 
     database_url: Annotated[str, Env("FASTCHAT_DATABASE_URL")] = "fastchat.db"
     """SQLite file, or a URL such as postgresql://user:password@host/name."""
-    log_dir: Annotated[Path, Env("LOGDIR")] = Path(".")
+    log_dir: Annotated[str, Env("LOGDIR")] = "."
     """Folder of the daily conversation logs and of the pictures; empty writes none."""
     arena_config: Path | None = None
     """TOML or JSON file with weights, targets and outages of the models; read again on change."""
@@ -111,7 +111,7 @@ def read_arena_settings(settings: MultiSettings) -> "ArenaSettings":
     return ArenaSettings(
         page=replace(page, password=settings.password, language=settings.language),
         database_url=settings.database_url,
-        log_folder=settings.log_dir if str(settings.log_dir) else None,
+        log_folder=Path(settings.log_dir) if settings.log_dir else None,
         arena_config=settings.arena_config,
         vision=settings.vision_arena,
         examples=(

@@ -381,10 +381,12 @@ class Battle:
         message = self.look.message_update(phase, empties=phase.sent != emptied)
         buttons = [gr.update(interactive=phase.can_vote) for _ in self.controls.choices]
         updates: list[Any] = [
-            gr.update(visible=phase.has_answers),
+            gr.update(visible=phase.has_answers and not phase.is_over),
             *buttons,
             gr.update(interactive=phase.can_regenerate),
-            gr.update(interactive=phase.can_clear),
+            gr.update(
+                interactive=phase.can_clear, variant="primary" if phase.is_over else "secondary"
+            ),
         ]
         if self.controls.share is not None:
             updates.append(gr.update(interactive=phase.has_answers and not phase.running))

@@ -78,7 +78,7 @@ class Look:
     def message_update(self, phase: Phase, *, empties: bool) -> dict[str, Any]:
         """The message box: stop while answers come, closed when the round is over."""
         changes: dict[str, Any] = {
-            "submit_btn": not phase.running,
+            "submit_btn": not (phase.running or phase.is_over),
             "stop_btn": phase.running,
             "interactive": not phase.is_over,
             "placeholder": self.hint(phase, any_model=True),
