@@ -32,6 +32,7 @@ from fastchat.serve.asgi import (
 )
 from fastchat.serve.endpoints import Endpoint
 from fastchat.serve.limits import Caller
+from fastchat.serve.providers.remote import Remote, RemoteRequest
 from fastchat.serve.roster import Roster
 from fastchat.serve.upstream import BrokenError, ConnectError, Connection, Headers
 
@@ -88,9 +89,11 @@ class Exchange:
         "model",
         "moved_at",
         "started",
+        "timeout_s",
+        "translation",
     )
 
-    def __init__(self, model: str, now: float) -> None:
+    def __init__(self, model: str, now: float, *, timeout_s: float) -> None:
         self.model = model
         self.endpoint: Endpoint | None = None
         self.connection: Connection | None = None
@@ -101,6 +104,8 @@ class Exchange:
         self.kept_at = now
         self.key_id: str | None = None
         self.meter: metering.Meter | None = None
+        self.timeout_s = timeout_s
+        self.translation: RemoteRequest | None = None
 
     def attach(self, connection: Connection) -> None:
         self.connection = connection
@@ -155,7 +160,7 @@ class Forwarder:
         Args:
             caller: the key whose limits hold and which is charged for what the reply used.
         """
-        exchange = Exchange(model, self._now())
+        exchange = Exchange(model, self._now(), timeout_s=self.timeout_s)
         if caller is None:
             return await self._forward(exchange, path, body=body, receive=receive, send=send)
         exchange.key_id = caller.key_id
@@ -244,6 +249,10 @@ class Forwarder:
         may_retry: bool,
     ) -> int | None:
         """The status of one endpoint's reply, passed on; None when it asks to go elsewhere."""
+        if (remote := self.roster.remotes.get(endpoint.name)) is not None:
+            return await self._attempt_remote(
+                exchange, remote, path=path, body=body, send=send, may_retry=may_retry
+            )
         origin = self.roster.origins.of(endpoint.name)
         connection = await origin.send("POST", path, body, attach=exchange.attach)
         try:
@@ -265,6 +274,43 @@ class Forwarder:
         exchange.started = True
         await _send_whole(send, status, _kept(connection.headers), reply)
         return status
+
+    async def _attempt_remote(
+        self,
+        exchange: Exchange,
+        remote: Remote,
+        *,
+        path: str,
+        body: bytes,
+        send: Send,
+        may_retry: bool,
+    ) -> int | None:
+        """The status of a provider's reply, passed on; None when another endpoint is better."""
+        exchange.timeout_s = remote.entry.timeout_s
+        request = await remote.request(path, body)
+        try:
+            async with remote.asked(request, attach=exchange.attach) as connection:
+                if request.is_events(connection):
+                    exchange.translation = request
+                    await _pass_events(exchange, connection, send)
+                    return 200
+                reply = request.reply(await connection.read_all(REPLY_LIMIT_BYTES))
+        except FastChatError as error:
+            name, now = remote.endpoint.name, self._now()
+            is_elsewhere = self._router.is_better_elsewhere(exchange.model, name, now=now)
+            if error.status in BUSY_STATUS and may_retry and not exchange.started and is_elsewhere:
+                return None
+            raise
+        finally:
+            exchange.translation = None
+        exchange.connection = None
+        if exchange.meter is not None and request.wants_events:
+            reply = exchange.meter.events(reply)
+        elif exchange.meter is not None:
+            exchange.meter.reply(200, reply)
+        exchange.started = True
+        await _send_whole(send, 200, request.headers(), reply)
+        return 200
 
     # ---- time limits of all exchanges, without a timer for each
 
@@ -288,10 +334,10 @@ class Forwarder:
         if exchange.is_sending:
             if still_s > SSE_STALL_S:
                 exchange.end(UpstreamTimeoutError("The reply was not read in time."))
-        elif still_s > self.timeout_s:
+        elif still_s > exchange.timeout_s:
             exchange.end(
                 UpstreamTimeoutError(
-                    f"The model sent nothing for {self.timeout_s:g} seconds; "
+                    f"The model sent nothing for {exchange.timeout_s:g} seconds; "
                     "try again later, or ask for a stream."
                 )
             )
@@ -316,10 +362,11 @@ class Forwarder:
 async def _pass_events(exchange: Exchange, connection: Connection, send: Send) -> None:
     """Sends a stream of events on; whole events only, so that it can end at any time."""
     data = await connection.read()
+    translation = exchange.translation
     start: Message = {
         "type": "http.response.start",
         "status": connection.status,
-        "headers": _kept(connection.headers),
+        "headers": _kept(connection.headers) if translation is None else translation.headers(),
     }
     exchange.started = True
     await send(start)
@@ -329,6 +376,8 @@ async def _pass_events(exchange: Exchange, connection: Connection, send: Send) -
             data = SSE_KEEPALIVE
         elif rest or not data.endswith(b"\n\n"):
             data, rest = _whole_events(rest + data)
+        if translation is not None and data and data is not SSE_KEEPALIVE:
+            data = translation.events(data)
         if exchange.meter is not None and data:
             data = exchange.meter.events(data)
         if data:
@@ -337,6 +386,8 @@ async def _pass_events(exchange: Exchange, connection: Connection, send: Send) -
             exchange.is_sending = False
         data = await connection.read()
     data = rest + data
+    if translation is not None:
+        data = translation.events(data) + translation.end()
     if exchange.meter is not None and data:
         data = exchange.meter.events(data)
     await send({"type": "http.response.body", "body": data})

@@ -146,7 +146,10 @@ class Gateway:
         self.access = Access(settings.api_keys, self._stored_keys(settings.database_url))
         self._limit_bytes = int(settings.max_body_mb * 1024 * 1024)
         self.doors = GatewayDoors(
-            self._route, limit_bytes=self._limit_bytes, database_url=settings.database_url
+            self._route,
+            limit_bytes=self._limit_bytes,
+            database_url=settings.database_url,
+            has_keys=not self.access.is_open,
         )
         self._created: dict[str, int] = {}  # when each model was first listed
         self._sweeping: asyncio.Task[None] | None = None

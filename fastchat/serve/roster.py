@@ -13,6 +13,7 @@ from collections.abc import Collection, Sequence
 from fastchat.errors import FastChatError
 from fastchat.serve import probe
 from fastchat.serve.endpoints import Endpoint
+from fastchat.serve.providers.remote import Remote
 from fastchat.serve.router import Change, Listing, Router, Snapshot
 from fastchat.serve.upstream import Origins
 from fastchat.serve.watch import Follower
@@ -31,9 +32,15 @@ class Roster:
     Args:
         controller_url: whose table to follow; None follows nobody.
         endpoint_urls: endpoints that are asked for their models directly.
+        remotes: models that providers serve.
     """
 
-    def __init__(self, controller_url: str | None, endpoint_urls: Sequence[str] = ()) -> None:
+    def __init__(
+        self,
+        controller_url: str | None,
+        endpoint_urls: Sequence[str] = (),
+        remotes: Sequence[Remote] = (),
+    ) -> None:
         self.router = Router(expiry_s=float("inf"))  # the controller drops the silent ones
         self.origins = Origins()
         self.has_table = False
@@ -48,6 +55,10 @@ class Roster:
         self._inherited: dict[str, float] = {}  # from a former controller; until when
         self._probes: dict[str, asyncio.Task[None]] = {}
         self._tasks: list[asyncio.Task[None]] = []
+        self.has_table = bool(remotes) and not controller_url
+        self.remotes = {remote.endpoint.name: remote for remote in remotes}
+        for remote in remotes:
+            self.router.register(remote.endpoint, now=time.monotonic())
 
     @property
     def is_connected(self) -> bool:
@@ -67,6 +78,8 @@ class Roster:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
         self.origins.close()
+        for remote in self.remotes.values():
+            remote.origin.close()
 
     def pick(self, model: str, *, avoid: Collection[str] = ()) -> Endpoint | None:
         """The endpoint for the next request to `model`; None when nobody is left."""
@@ -85,6 +98,8 @@ class Roster:
         self._controller_id = controller_id
         for endpoint in self.router.endpoints():
             if endpoint.name in table or endpoint.name in self._static:
+                continue
+            if endpoint.name in self.remotes:
                 continue
             if is_new:
                 self._inherited.setdefault(endpoint.name, time.monotonic() + expiry_s)
@@ -114,7 +129,9 @@ class Roster:
 
     def suspect(self, name: str) -> None:
         """Asks an endpoint that is silent or failed for its health, unless already asked."""
-        if name not in self._probes:
+        if name in self.remotes:  # nobody pays to ask how a provider is: the next request shows it
+            self.router.report_success(name, now=time.monotonic())
+        elif name not in self._probes:
             self._probes[name] = asyncio.create_task(self._probe(name))
 
     async def _probe(self, name: str) -> None:
@@ -137,6 +154,8 @@ class Roster:
             due = [url for url, at in self._static.items() if now >= at]
             await asyncio.gather(*(self._ask(url) for url in due))
             self.origins.close_idle(now, {e.name for e in self.router.endpoints()})
+            for remote in self.remotes.values():
+                remote.origin.close_idle(now)
             await asyncio.sleep(CHECK_EVERY_S)
 
     def _end_inheritance(self, name: str) -> None:

@@ -7,7 +7,7 @@ from typing import Any
 import orjson
 
 from fastchat.errors import FastChatError, UnavailableError, UsageError
-from fastchat.serve.forwarder import no_endpoint
+from fastchat.serve.forwarder import no_endpoint, shown_name
 from fastchat.serve.roster import Roster
 
 MAX_PROMPTS = 256
@@ -68,6 +68,8 @@ async def _count(
     endpoint = roster.pick(model)
     if endpoint is None:
         raise no_endpoint(model)
+    if endpoint.name in roster.remotes:
+        raise UsageError(f"The provider of {shown_name(model)} does not count tokens.")
     question = orjson.dumps({"model": model, "prompt": prompt})
     try:
         async with asyncio.timeout(timeout_s):

@@ -11,7 +11,7 @@ import contextlib
 import functools
 import ipaddress
 import ssl
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Sequence
 from typing import Any
 
 import httptools
@@ -251,17 +251,24 @@ class Origin:
 
     Args:
         bearer: token that is sent with every request.
+        headers: names and values that are sent with every request.
 
     Raises:
         UsageError: the URL or the token cannot be used.
     """
 
     def __init__(
-        self, url: str, *, connect_timeout_s: float = 5.0, bearer: str | None = None
+        self,
+        url: str,
+        *,
+        connect_timeout_s: float = 5.0,
+        bearer: str | None = None,
+        headers: Sequence[tuple[str, str]] = (),
     ) -> None:
         if bearer is not None and not (bearer.isascii() and bearer.isprintable()):
             raise UsageError("The token holds characters that cannot be sent.")
         self._bearer = bearer
+        self._headers = tuple(headers)
         self.address: Address = parse_address(url)
         self.connect_timeout_s = connect_timeout_s
         self._idle: list[Connection] = []
@@ -379,6 +386,7 @@ class Origin:
                 "Accept: */*",
                 "Content-Type: application/json",
                 *([f"Authorization: Bearer {self._bearer}"] if self._bearer else []),
+                *(f"{name}: {value}" for name, value in self._headers),
                 "Content-Length: ",
             )
             known = self._heads[method, path] = "\r\n".join(lines).encode("ascii")

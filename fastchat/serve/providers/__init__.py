@@ -1,0 +1,1 @@
+"""Remote endpoints: paid and foreign models behind the gateway's own API."""
