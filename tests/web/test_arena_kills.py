@@ -1,0 +1,130 @@
+"""The web server is killed with -9 at any moment: no acknowledged vote is lost, none is twice.
+
+FASTCHAT_KILL_ROUNDS says how often; 200 take some minutes.
+"""
+
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+from gradio_session import Session
+
+from fastchat.arena.events import VOTES, Event, log_files, read_events
+from fastchat.store.arena import ArenaStore
+from fastchat.store.database import Database
+from fastchat.web.texts import load_texts
+
+pytestmark = pytest.mark.slow
+
+ROUNDS = int(os.environ.get("FASTCHAT_KILL_ROUNDS", "6"))
+READERS = 3
+THANKS = load_texts().arena.thanks
+CHOICES = ("left", "right", "tie", "both_bad")
+
+
+class Servers:
+    """Starts arenas one after the other, by one process that has imported all they need."""
+
+    def __init__(self, folder: Path, api_url: str) -> None:
+        program = Path(__file__).parent.parent / "arena_forks.py"
+        self.wanted = {
+            "api_url": api_url,
+            "database": str(folder / "arena.db"),
+            "logs": str(folder / "logs"),
+        }
+        self.parent = subprocess.Popen(
+            [sys.executable, program],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,
+            text=True,
+        )
+        assert self._line() == "ready"
+
+    def start(self) -> tuple[int, str]:
+        """Process id and address of a new server."""
+        assert self.parent.stdin
+        self.parent.stdin.write(json.dumps(self.wanted) + "\n")
+        self.parent.stdin.flush()
+        about = json.loads(self._line())
+        return about["pid"], f"http://127.0.0.1:{about['port']}"
+
+    def close(self) -> None:
+        assert self.parent.stdin and self.parent.stdout
+        self.parent.stdin.close()
+        self.parent.stdout.close()
+        self.parent.wait(20)
+
+    def _line(self) -> str:
+        assert self.parent.stdout
+        return self.parent.stdout.readline().strip()
+
+
+@pytest.fixture
+def servers(tmp_path: Path, fake: Any) -> Iterator[Servers]:
+    fake.models = [{"id": "lion"}, {"id": "bear"}, {"id": "hare"}]
+    started = Servers(tmp_path, fake.url)
+    yield started
+    started.close()
+
+
+def battle_and_vote(page: str, name: str, acknowledged: list[str]) -> None:
+    """Votes on one battle after the other until the server dies."""
+    rng = random.Random(name)
+    try:
+        session = Session(page, session=name)
+        for number in range(1000):
+            question = f"{name}-{number}"
+            session.call("anonymous_clear", None)
+            session.battle(question)
+            if THANKS in session.vote(rng.choice(CHOICES)):
+                acknowledged.append(question)
+    except (httpx.HTTPError, AssertionError, ValueError):
+        return  # killed in the middle of whatever it was
+
+
+def test_no_acknowledged_vote_is_lost_or_twice(servers: Servers, tmp_path: Path) -> None:
+    rng = random.Random(11)
+    acknowledged: list[str] = []
+    for number in range(ROUNDS):
+        pid, page = servers.start()
+        threads = [
+            threading.Thread(
+                target=battle_and_vote, args=(page, f"round{number}reader{i}", acknowledged)
+            )
+            for i in range(READERS)
+        ]
+        for thread in threads:
+            thread.start()
+        time.sleep(rng.uniform(0.1, 1.6))  # any moment: start, answers, votes
+        os.kill(pid, signal.SIGKILL)
+        for thread in threads:
+            thread.join(60)
+            assert not thread.is_alive()
+    database = Database(str(tmp_path / "arena.db"))
+    store = ArenaStore(database)
+    stored: Counter[str] = Counter()
+    for key in store.votes().battle:
+        battle = store.battle(key)
+        assert battle is not None
+        stored[battle.a.messages[0][1]] += 1
+    database.close()
+    assert acknowledged, "the server lived long enough for some votes"
+    assert set(stored.values()) == {1}
+    assert set(acknowledged) <= stored.keys()
+    lines = [e for e in read_events(log_files(tmp_path / "logs")) if isinstance(e, Event)]
+    votes = Counter(e.states[0].messages[0][1] for e in lines if e.type in VOTES)
+    assert set(votes.values()) == {1}
+    assert set(acknowledged) <= votes.keys(), "what is acknowledged is in the log as well"
+    print(f"{ROUNDS} kills, {len(acknowledged)} acknowledged, {len(stored)} stored")
