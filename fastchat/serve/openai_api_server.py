@@ -361,6 +361,8 @@ class Gateway:
         endpoints = self.roster.router.serving(model)
         context = context_length(endpoints, model)
         card = model_card(model, created=created, root=model, context_length=context)
+        if any(endpoint.multimodal for endpoint in endpoints):
+            card["multimodal"] = True
         for endpoint in endpoints:
             if (remote := self.roster.remotes.get(endpoint.name)) is not None:
                 card |= {"owned_by": remote.entry.kind.name, "fastchat": remote.entry.card()}

@@ -9,6 +9,7 @@ from fastchat.serve.doors.door_stores import DoorStores
 from fastchat.serve.doors.files import FilesDoors
 from fastchat.serve.doors.inside import Inside, Route
 from fastchat.serve.doors.messages import MessagesDoors
+from fastchat.serve.doors.openapi import OpenApiDoors
 from fastchat.serve.doors.responses import ResponsesDoors
 
 FILE_LIMIT_BYTES = 200 << 20
@@ -22,9 +23,17 @@ class GatewayDoors:
         route: answers a request to the gateway's own routes.
         limit_bytes: of a request's body.
         database_url: where doors remember; None is for the life of the process.
+        has_keys: a request needs a key.
     """
 
-    def __init__(self, route: Route, *, limit_bytes: int, database_url: str | None = None) -> None:
+    def __init__(
+        self,
+        route: Route,
+        *,
+        limit_bytes: int,
+        database_url: str | None = None,
+        has_keys: bool = False,
+    ) -> None:
         inside = Inside(route)
         self._stores = DoorStores(database_url)
         self._responses = ResponsesDoors(inside, self._stores.responses, limit_bytes=limit_bytes)
@@ -35,6 +44,7 @@ class GatewayDoors:
                 *self._responses.doors(),
                 *FilesDoors(self._stores, limit_bytes=FILE_LIMIT_BYTES).doors(),
                 *BatchesDoors(self._stores, self._runner).doors(),
+                *OpenApiDoors(has_keys=has_keys).doors(),
             ]
         )
         self.at = self.table.at

@@ -1,0 +1,90 @@
+import asyncio
+import json
+import os
+import sys
+from pathlib import Path
+from typing import Any
+
+import aiohttp
+import pytest
+from scripted_chat import echo_gateway
+
+from fastchat.serve.doors.openapi import OPERATIONS, document
+from fastchat.serve.openai_api_server import FORWARDED, Gateway, GatewaySettings
+
+CHECKS = (
+    "not_a_server_error",
+    "status_code_conformance",
+    "content_type_conformance",
+    "response_headers_conformance",
+    "response_schema_conformance",
+    "negative_data_rejection",
+    "unsupported_method",
+)
+EXAMPLES = int(os.environ.get("FASTCHAT_TEST_EXAMPLES", "15"))
+
+
+async def test_every_route_is_in_the_document_and_nothing_else() -> None:
+    gateway = Gateway(GatewaySettings(endpoint=("http://127.0.0.1:9",)))
+    doors = {(door.method, door.path) for door in gateway.doors.table.doors}
+    forwarded = {("POST", path) for path in FORWARDED}
+    own = {
+        *(("GET", path) for path in ("/health", "/metrics", "/v1/models")),
+        ("GET", "/v1/models/{model_name}"),
+        ("POST", "/v1/engines/{model_name}/embeddings"),
+        ("POST", "/api/v1/token_check"),
+    }
+    assert {(o.method, o.path) for o in OPERATIONS} == doors | forwarded | own
+
+
+def test_every_reference_leads_somewhere() -> None:
+    made = document(has_keys=True)
+    known = made["components"]["schemas"]
+    wanted = {part.split('"')[0] for part in json.dumps(made).split("#/components/schemas/")[1:]}
+    assert wanted <= known.keys()
+    assert made["security"] == [{"bearer": []}, {"x-api-key": []}]
+    assert "security" not in document(has_keys=False)
+
+
+async def test_the_document_and_its_page_are_given() -> None:
+    async with echo_gateway(api_keys=("k1",)) as url, aiohttp.ClientSession() as session:
+        async with session.get(f"{url}/openapi.json") as reply:
+            assert reply.status == 401
+        headers = {"x-api-key": "k1"}
+        async with session.get(f"{url}/openapi.json", headers=headers) as reply:
+            assert "/v1/messages" in (await reply.json())["paths"]
+        async with session.get(f"{url}/docs", headers=headers) as reply:
+            page = await reply.text()
+            assert reply.headers["content-type"].startswith("text/html")
+            assert "/v1/batches" in page
+            assert "src=" not in page and "href=" not in page
+
+
+@pytest.mark.slow
+async def test_the_server_keeps_to_its_document(tmp_path: Path) -> None:
+    """schemathesis: cases at the edges of every schema and random ones, valid and not."""
+    place = tmp_path / "openapi.json"
+    place.write_text(json.dumps(_with_model(document(has_keys=False))))
+    async with echo_gateway("echo:context=512") as url:
+        words = [
+            *("run", str(place), "--url", url, "--checks", ",".join(CHECKS)),
+            *("--max-examples", str(EXAMPLES), "--phases", "examples,coverage,fuzzing"),
+            *("--seed", "1", "--generation-deterministic"),
+            *("--no-color", "--request-timeout", "30", "--continue-on-failure"),
+        ]
+        process = await asyncio.create_subprocess_exec(
+            *(str(Path(sys.executable).with_name("schemathesis")), *words),
+            cwd=tmp_path,
+            stdout=asyncio.subprocess.PIPE,
+            stderr=asyncio.subprocess.STDOUT,
+        )
+        said, _ = await process.communicate()
+    assert process.returncode == 0, said.decode()[-12_000:]
+
+
+def _with_model(made: dict[str, Any]) -> dict[str, Any]:
+    """The document with the one model there is, so that most requests get through to it."""
+    for schema in made["components"]["schemas"].values():
+        if "model" in schema.get("required", ()) and "maxLength" in schema["properties"]["model"]:
+            schema["properties"]["model"] = {"type": "string", "enum": ["echo"]}
+    return made
