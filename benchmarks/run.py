@@ -31,11 +31,12 @@ SECTIONS: dict[str, list[str]] = {
     "page": ["page.py"],
     "startup": ["startup.py"],
     "data": ["data.py"],
+    "rating": ["rating.py"],
     "training-memory": ["training_memory.py"],
     "training": ["training.py --conversations 100"],
 }
 PEERED = {"serving", "serving-best", "serving-tiny"}
-UPSTREAMED = {"data", "training"}
+UPSTREAMED = {"data", "rating", "training"}
 """Sections that can run the package `fschat` 0.2.36 beside ours."""
 
 
