@@ -6,10 +6,11 @@ python3 -m fastchat.serve.gradio_web_server
 import asyncio
 import socket
 import sys
-from contextlib import suppress
-from dataclasses import dataclass
+from collections.abc import Generator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Literal, TypeVar
 from urllib.parse import urlsplit
 
 from fastchat import logs
@@ -61,9 +62,13 @@ class WebSettings(ServerSettings):
     moderate: bool = False
     """Not built yet; refused."""
     register_api_endpoint_file: Annotated[Path | None, alias("--register")] = None
-    """Not built yet; refused."""
+    """JSON file of models that others serve, shown beside those of the controller; keys may
+    stand in the environment."""
     use_remote_storage: bool = False
     """Not built yet; refused."""
+
+
+W = TypeVar("W", bound=WebSettings)
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -74,10 +79,28 @@ def main(argv: list[str] | None = None) -> int:
 def run(settings: WebSettings) -> None:
     """Builds the page and serves it until a signal."""
     refuse_what_is_not_built(settings)
-    page_settings = read_page_settings(settings)
-    logs.setup("gradio_web_server.log", debug=settings.debug)
-    sockets = bind_page(settings.host, settings.port)
-    asgi.run_loop(serve_page(page_settings, settings, sockets))
+    with with_endpoint_file(settings) as settings:
+        page_settings = read_page_settings(settings)
+        logs.setup("gradio_web_server.log", debug=settings.debug)
+        sockets = bind_page(settings.host, settings.port)
+        asgi.run_loop(serve_page(page_settings, settings, sockets))
+
+
+@contextmanager
+def with_endpoint_file(settings: W) -> Generator[W]:
+    """`settings` of a page that asks a gateway of its own, where it has an endpoint file."""
+    from fastchat.serve.side_gateway import side_gateway
+
+    with side_gateway(
+        settings.register_api_endpoint_file,
+        api_url=settings.api_url,
+        controller_url=settings.controller_url,
+        timeout_s=settings.api_timeout_s,
+    ) as side:
+        if side is None:
+            yield settings
+        else:
+            yield replace(settings, api_url=side.api_url, api_key=side.api_key)
 
 
 def refuse_what_is_not_built(settings: WebSettings) -> None:
@@ -87,10 +110,6 @@ def refuse_what_is_not_built(settings: WebSettings) -> None:
     """
     remedies = {
         "--moderate": (settings.moderate, "start without it; nothing is moderated"),
-        "--register-api-endpoint-file": (
-            settings.register_api_endpoint_file,
-            "register each server with fastchat.serve.register_worker",
-        ),
         "--use-remote-storage": (settings.use_remote_storage, "the page takes no pictures"),
     }
     for flag, (is_given, remedy) in remedies.items():

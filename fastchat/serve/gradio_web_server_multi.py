@@ -15,7 +15,12 @@ from typing import TYPE_CHECKING, Annotated, Literal
 from fastchat import logs
 from fastchat.errors import UsageError
 from fastchat.serve import asgi
-from fastchat.serve.gradio_web_server import WebSettings, bind_page, read_page_settings
+from fastchat.serve.gradio_web_server import (
+    WebSettings,
+    bind_page,
+    read_page_settings,
+    with_endpoint_file,
+)
 from fastchat.settings import CommaList, Env, alias, run_command
 
 if TYPE_CHECKING:
@@ -82,10 +87,11 @@ def main(argv: list[str] | None = None) -> int:
 
 def run(settings: MultiSettings) -> None:
     """Builds the arena and serves it until a signal."""
-    arena_settings = read_arena_settings(settings)
-    logs.setup("gradio_web_server_multi.log", debug=settings.debug)
-    sockets = bind_page(settings.host, settings.port)
-    asgi.run_loop(serve_arena(arena_settings, settings, sockets))
+    with with_endpoint_file(settings) as settings:
+        arena_settings = read_arena_settings(settings)
+        logs.setup("gradio_web_server_multi.log", debug=settings.debug)
+        sockets = bind_page(settings.host, settings.port)
+        asgi.run_loop(serve_arena(arena_settings, settings, sockets))
 
 
 def read_arena_settings(settings: MultiSettings) -> "ArenaSettings":

@@ -14,6 +14,7 @@ import importlib.util
 import json
 import logging
 import re
+import secrets
 import signal
 import socket
 import sys
@@ -71,7 +72,11 @@ class LaunchSettings:
     allowed_origins: str | None = None
     """Pages whose browsers may call the API server, as a JSON list."""
     api_keys: Annotated[CommaList, Env("API_KEYS")] = ()
-    """Keys the API server accepts; without any it is open."""
+    """Keys the API server accepts; without any, and without --database-url, it is open."""
+    database_url: Annotated[str | None, Env("FASTCHAT_DATABASE_URL")] = None
+    """Database with the keys of fastchat.serve.keys, which the API server then asks for."""
+    register_api_endpoint_file: Annotated[Path | None, alias("--register")] = None
+    """JSON file of models that others serve; keys may stand in the environment."""
     web_host: str = "127.0.0.1"
     """Where the page listens."""
     web_port: int = 7860
@@ -196,6 +201,14 @@ def children(settings: LaunchSettings, plan: Platform) -> list[Child]:
         server_flags.append("--allow-credentials")
     if settings.allowed_origins is not None:
         server_flags += ["--allowed-origins", settings.allowed_origins]
+    if settings.register_api_endpoint_file is not None:
+        server_flags += ["--register", str(settings.register_api_endpoint_file)]
+    server_env = env
+    if settings.api_keys:
+        # Keys travel in the environment: a process list shows flags to everybody.
+        server_env = {**server_env, "API_KEYS": ",".join(settings.api_keys)}
+    if settings.database_url:
+        server_env = {**server_env, "FASTCHAT_DATABASE_URL": settings.database_url}
     result.append(
         _child(
             plan.server,
@@ -203,8 +216,7 @@ def children(settings: LaunchSettings, plan: Platform) -> list[Child]:
             server_flags,
             health="/health",
             log_path=folder / "openai_api_server.log",
-            # Keys travel in the environment: a process list shows flags to everybody.
-            env={**env, "API_KEYS": ",".join(settings.api_keys)} if settings.api_keys else env,
+            env=server_env,
         )
     )
     if plan.page is not None:
@@ -247,7 +259,7 @@ def check_ports(plan: Platform) -> None:
 async def run(settings: LaunchSettings) -> int:
     """Runs the platform until a signal comes or it cannot go on."""
     settings.formats.refuse()
-    settings = _without_missing_page(settings)
+    settings = with_own_key(_without_missing_page(settings))
     plan = platform(settings)
     check_ports(plan)
     stop = asyncio.Event()
@@ -409,6 +421,13 @@ def _without_missing_page(settings: LaunchSettings) -> LaunchSettings:
         _say('No page: gradio is not installed (pip3 install "fschat[webui]").')
         return dataclasses.replace(settings, web=False)
     return settings
+
+
+def with_own_key(settings: LaunchSettings) -> LaunchSettings:
+    """`settings` with a key for the page and for us, where only stored keys open the server."""
+    if settings.api_keys or not settings.database_url:
+        return settings
+    return dataclasses.replace(settings, api_keys=(secrets.token_urlsafe(32),))
 
 
 def _stop_on_signals(stop: asyncio.Event, supervisor: Supervisor) -> None:

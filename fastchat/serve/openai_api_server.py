@@ -439,9 +439,11 @@ def _json_list(text: str) -> tuple[str, ...]:
 def _need_method(path: str, method: str, wanted: str) -> None:
     if method == wanted or (wanted == "GET" and method == "HEAD"):
         return
-    raise MethodNotAllowedError(
+    error = MethodNotAllowedError(
         f"The route {shown_name(path)} takes {wanted}, not {shown_name(method)}."
     )
+    error.allow = wanted
+    raise error
 
 
 def _too_large(limit_bytes: int) -> BodyTooLargeError:

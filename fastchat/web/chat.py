@@ -320,7 +320,7 @@ class Chat:
         self, listed: Listed, model: str | None, request: gr.Request
     ) -> tuple[Listed, Listing]:
         """The models as they are now, and what the empty conversation speaks of."""
-        listing = await self.panes.directory.listing()
+        listing = (await self.panes.directory.listing()).visible()
         selected = model or listed.selected
         if selected is None and listing.models:
             wanted = listing.find(request.query_params.get("model"))
@@ -352,7 +352,7 @@ class Chat:
 
     async def _first_model(self) -> str | None:
         """The model that a page begins with, if any is up."""
-        models = (await self.panes.directory.listing()).models
+        models = (await self.panes.directory.listing()).visible().models
         return models[0].name if models else None
 
 

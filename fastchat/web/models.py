@@ -282,7 +282,15 @@ def _sorted(models: list[Model]) -> tuple[Model, ...]:
 
 def _model(name: str, entry: dict[str, Any]) -> Model:
     """A model as a list of models describes it."""
-    return Model(name=name, context_length=_context_length(entry), sees_images=_sees_images(entry))
+    told = entry.get("fastchat")  # our gateway's words on models of an endpoint file
+    told = told if isinstance(told, dict) else {}
+    return Model(
+        name=name,
+        context_length=_context_length(entry),
+        sees_images=_sees_images(entry),
+        answers_text=told.get("text_arena") is not False,
+        only_anonymous=told.get("anony_only") is True,
+    )
 
 
 def _sees_images(entry: dict[str, Any]) -> bool:

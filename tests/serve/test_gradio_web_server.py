@@ -60,7 +60,8 @@ def test_addresses_and_limits_come_from_the_environment_too(
     ("argv", "complaint"),
     [
         (["--moderate"], "--moderate is not built yet"),
-        (["--register", "endpoints.json"], "--register-api-endpoint-file is not built yet"),
+        (["--register", "nowhere.json"], "endpoint file nowhere.json cannot be read"),
+        (["--register", "f.json", "--api-url", "http://h/v1"], "exclude each other"),
         (["--use-remote-storage"], "--use-remote-storage is not built yet"),
         (["--api-url", "localhost:8000"], "--api-url 'localhost:8000'"),
         (["--controller-url", "ftp://c"], "--controller-url 'ftp://c'"),

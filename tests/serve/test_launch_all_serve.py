@@ -18,6 +18,7 @@ from fastchat.serve.launch_all_serve import (
     main,
     platform,
     summary,
+    with_own_key,
 )
 from fastchat.serve.processes import PidFile, own_processes
 from fastchat.settings import parse
@@ -87,6 +88,23 @@ def test_api_keys_travel_in_the_environment_as_one_comma_list() -> None:
     server = next(child for child in started if child.name == "API server")
     assert server.env["API_KEYS"] == "first,second"
     assert not any("first" in word for child in started for word in child.command)
+
+
+def test_stored_keys_leave_the_page_a_key_of_its_own() -> None:
+    settings = with_own_key(parse(LaunchSettings, ["--database-url", "keys.db"]))
+    started = {child.name: child for child in children(settings, platform(settings))}
+    server, page = started["API server"], started["page"]
+    assert server.env["FASTCHAT_DATABASE_URL"] == "keys.db"
+    assert page.env["FASTCHAT_API_KEY"] == server.env["API_KEYS"]
+    assert len(page.env["FASTCHAT_API_KEY"]) > 30
+    assert with_own_key(settings) == settings
+    assert with_own_key(LaunchSettings()) == LaunchSettings()
+
+
+def test_an_endpoint_file_goes_to_the_api_server() -> None:
+    started = commands("--register-api-endpoint-file", "endpoints.json")
+    assert flag(started["API server"], "--register") == "endpoints.json"
+    assert "endpoints.json" not in started["page"]
 
 
 def test_a_shell_would_find_nothing_to_run_in_a_model_path() -> None:

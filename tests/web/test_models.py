@@ -46,6 +46,18 @@ async def test_models_are_listed_in_order_with_their_context(
     assert listing.find("gamma") is None
 
 
+async def test_models_of_an_endpoint_file_are_shown_as_it_says(
+    fake: Any, open_directory: OpenDirectory
+) -> None:
+    told = {"anony_only": True, "text_arena": False}
+    fake.models = [{"id": "paid", "multimodal": True, "fastchat": told}, {"id": "free"}]
+    listing = await open_directory(api_url=fake.url).listing()
+    free, paid = listing.models
+    assert (paid.only_anonymous, paid.answers_text, paid.sees_images) == (True, False, True)
+    assert (free.only_anonymous, free.answers_text, free.sees_images) == (False, True, False)
+    assert [model.name for model in listing.visible().models] == ["free"]
+
+
 async def test_the_list_follows_what_comes_and_goes(
     fake: Any, open_directory: OpenDirectory
 ) -> None:

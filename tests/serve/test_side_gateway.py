@@ -1,0 +1,53 @@
+"""A page's own gateway for its endpoint file."""
+
+import json
+import threading
+from pathlib import Path
+
+import openai
+import pytest
+from fake_provider import TEXT, FakeProvider
+from live import serving
+
+from fastchat.errors import UsageError
+from fastchat.serve.side_gateway import side_gateway
+
+
+def write(tmp_path: Path, url: str) -> Path:
+    path = tmp_path / "endpoints.json"
+    entry = {"model_name": "theirs", "api_type": "openai", "api_base": url, "anony_only": False}
+    path.write_text(json.dumps({"ours": entry}))
+    return path
+
+
+async def test_the_files_models_are_there_while_the_page_runs(tmp_path: Path) -> None:
+    async with serving(FakeProvider("openai")) as provider_url:
+        file = write(tmp_path, provider_url + "/v1")
+        with side_gateway(file, api_url=None, controller_url="", timeout_s=20) as side:
+            assert side is not None and side.api_key not in repr(threading.enumerate())
+            async with openai.AsyncOpenAI(
+                base_url=side.api_url, api_key=side.api_key, max_retries=0
+            ) as client:
+                assert [model.id async for model in client.models.list()] == ["ours"]
+                answer = await client.chat.completions.create(
+                    model="ours", messages=[{"role": "user", "content": "hi"}]
+                )
+                assert answer.choices[0].message.content == TEXT
+                client.api_key = "other"
+                with pytest.raises(openai.AuthenticationError):
+                    await client.models.list()
+        assert "gateway" not in {thread.name for thread in threading.enumerate()}
+
+
+def test_without_a_file_nothing_runs() -> None:
+    with side_gateway(None, api_url="http://h", controller_url="", timeout_s=1) as side:
+        assert side is None
+
+
+def test_a_file_and_a_gateway_exclude_each_other(tmp_path: Path) -> None:
+    file = write(tmp_path, "http://127.0.0.1:9/v1")
+    with (
+        pytest.raises(UsageError, match="exclude"),
+        side_gateway(file, api_url="http://h/v1", controller_url="", timeout_s=1),
+    ):
+        pass
