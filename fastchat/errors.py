@@ -135,6 +135,8 @@ class MethodNotAllowedError(UsageError):
 
     status = 405
     code = "method_not_allowed"
+    allow: str | None = None
+    """The methods that the route takes."""
 
 
 class BodyTooLargeError(UsageError):

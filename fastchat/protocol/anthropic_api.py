@@ -64,7 +64,9 @@ Blocks = Annotated[
 ]
 
 
-class _Part(BaseModel):
+class Part(BaseModel):
+    """What the parts of a body share. A field that is null counts as absent."""
+
     model_config = ConfigDict(strict=True, extra="ignore", allow_inf_nan=False)
 
     @model_validator(mode="before")
@@ -73,14 +75,14 @@ class _Part(BaseModel):
         return {k: v for k, v in value.items() if v is not None} if type(value) is dict else value
 
 
-class Turn(_Part):
+class Turn(Part):
     """One message."""
 
     role: Literal["user", "assistant", "system"]
     content: Blocks
 
 
-class Tool(_Part):
+class Tool(Part):
     """A tool that the client runs."""
 
     type: str = "custom"
@@ -89,7 +91,7 @@ class Tool(_Part):
     input_schema: dict[str, Any] = {"type": "object"}
 
 
-class ToolChoice(_Part):
+class ToolChoice(Part):
     """Whether, and which, tools are to be used."""
 
     type: Literal["auto", "any", "tool", "none"]
@@ -97,7 +99,7 @@ class ToolChoice(_Part):
     disable_parallel_tool_use: bool = False
 
 
-class Thinking(_Part):
+class Thinking(Part):
     """Whether the model shows its thinking; a budget has no effect."""
 
     type: Literal["enabled", "disabled", "adaptive", "between_tools"]
@@ -105,21 +107,21 @@ class Thinking(_Part):
     display: Literal["summarized", "omitted"] | None = None
 
 
-class OutputFormat(_Part):
+class OutputFormat(Part):
     """The JSON schema of the answer."""
 
     type: Literal["json_schema"]
     schema_: Annotated[dict[str, Any], Field(alias="schema")]
 
 
-class OutputConfig(_Part):
+class OutputConfig(Part):
     """Effort and format of the answer."""
 
     effort: Literal["low", "medium", "high", "xhigh", "max"] | None = None
     format: OutputFormat | None = None
 
 
-class Metadata(_Part):
+class Metadata(Part):
     """About the request; no effect."""
 
     user_id: str | None = None

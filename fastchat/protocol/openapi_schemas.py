@@ -9,6 +9,7 @@ from typing import Any
 from pydantic import BaseModel
 from pydantic.json_schema import GenerateJsonSchema, models_json_schema
 
+from fastchat.protocol import anthropic_api, responses_api
 from fastchat.protocol.anthropic_api import CountTokensRequest, MessagesRequest
 from fastchat.protocol.batch_lines import ENDPOINTS, WINDOWS
 from fastchat.protocol.openai_api import (
@@ -145,6 +146,10 @@ def taken() -> dict[str, Schema]:
     found: dict[str, Schema] = made["$defs"]
     for kind in BODIES:
         _correct(found[kind.__name__], kind)
+    for part in (*anthropic_api.Part.__subclasses__(), *responses_api.Part.__subclasses__()):
+        long_name = f"{part.__module__}.{part.__name__}".replace(".", "__")
+        for name in (part.__name__, long_name):
+            _allow_nulls(found.get(name, {}))
     found["ScoreRequest"] = _score(found["ScoreRequest"])
     return {**found, **TAKEN_BY_HAND}
 
@@ -155,12 +160,18 @@ def _correct(schema: Schema, kind: type[Body]) -> None:
     for name in INTERNAL & properties.keys():
         del properties[name]
     properties.update(TAKEN_AS.get(kind.__name__, {}))
-    required = schema.get("required", [])
-    for name, value in properties.items():
-        if name not in required and {"type": "null"} not in value.get("anyOf", ()):
-            properties[name] = nullable(value)  # null counts as absent
-        value.pop("default", None)
+    _allow_nulls(schema)
     schema["description"] = (kind.__doc__ or "").split("\n")[0]
+
+
+def _allow_nulls(schema: Schema) -> None:
+    """Says that a field which is null counts as absent."""
+    for name, value in schema.get("properties", {}).items():
+        value.pop("default", None)
+        if name not in schema.get("required", ()) and {"type": "null"} not in value.get(
+            "anyOf", ()
+        ):
+            schema["properties"][name] = nullable(value)
 
 
 def _score(schema: Schema) -> Schema:

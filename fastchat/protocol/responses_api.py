@@ -59,7 +59,9 @@ Items = Annotated[
 ]
 
 
-class _Part(BaseModel):
+class Part(BaseModel):
+    """What the parts of a body share. A field that is null counts as absent."""
+
     model_config = ConfigDict(strict=True, extra="ignore", allow_inf_nan=False)
 
     @model_validator(mode="before")
@@ -68,7 +70,7 @@ class _Part(BaseModel):
         return {k: v for k, v in value.items() if v is not None} if type(value) is dict else value
 
 
-class TextFormat(_Part):
+class TextFormat(Part):
     """The form of the answer's text."""
 
     type: Literal["text", "json_object", "json_schema"] = "text"
@@ -84,14 +86,14 @@ class TextFormat(_Part):
         return self
 
 
-class TextConfig(_Part):
+class TextConfig(Part):
     """How the text is to be."""
 
     format: TextFormat = TextFormat()
     verbosity: Literal["low", "medium", "high"] | None = None
 
 
-class Reasoning(_Part):
+class Reasoning(Part):
     """How much the model is to think. It is shown whole, so a summary is not made."""
 
     effort: Literal["none", "minimal", "low", "medium", "high", "xhigh", "max"] | None = None
@@ -99,7 +101,7 @@ class Reasoning(_Part):
     generate_summary: Literal["auto", "concise", "detailed"] | None = None
 
 
-class StreamOptions(_Part):
+class StreamOptions(Part):
     """No effect: nothing is obfuscated."""
 
     include_obfuscation: bool = False

@@ -17,6 +17,7 @@ from starlette.types import Message, Receive, Send
 from fastchat.errors import (
     AuthenticationError,
     FastChatError,
+    MethodNotAllowedError,
     UnavailableError,
     UpstreamTimeoutError,
 )
@@ -424,8 +425,12 @@ def shown_name(model: str) -> str:
 
 async def send_error(send: Send, error: FastChatError) -> int:
     """Sends the reply to a request that failed; gives its status."""
-    wait = [(b"retry-after", b"%d" % error.retry_after_s)] if error.retry_after_s else []
-    return await send_json(send, error_body(error), error.status, headers=wait)
+    headers: Headers = []
+    if error.retry_after_s:
+        headers.append((b"retry-after", b"%d" % error.retry_after_s))
+    if isinstance(error, MethodNotAllowedError) and error.allow:
+        headers.append((b"allow", error.allow.encode()))
+    return await send_json(send, error_body(error), error.status, headers=headers)
 
 
 async def send_json(

@@ -45,7 +45,7 @@ class BatchesDoors:
         if endpoint not in ENDPOINTS:
             known = ", ".join(ENDPOINTS)
             raise UsageError(f"`endpoint` must be one of {known}.", param="endpoint")
-        if window not in WINDOWS:
+        if not isinstance(window, str) or window not in WINDOWS:
             known = ", ".join(WINDOWS)
             raise UsageError(f"`completion_window` must be {known}.", param="completion_window")
         if body.get("output_expires_after") is not None:

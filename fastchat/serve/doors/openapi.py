@@ -13,7 +13,16 @@ from starlette.requests import Request
 from starlette.responses import HTMLResponse, Response
 
 from fastchat import __version__
-from fastchat.protocol.openapi_schemas import GIVEN, INTEGER, STRING, Schema, ref, taken, words
+from fastchat.protocol.openapi_schemas import (
+    GIVEN,
+    INTEGER,
+    STRING,
+    Schema,
+    record,
+    ref,
+    taken,
+    words,
+)
 from fastchat.serve.doors.door import Door
 
 STATUSES = {
@@ -44,6 +53,7 @@ class Operation:
     """Name of the body's schema."""
     streams: bool = False
     query: tuple[str, ...] = ()
+    longest_page: int = 100
     error: str = "Error"
     kind: str = "application/json"
     """Media type of the reply."""
@@ -108,7 +118,7 @@ OPERATIONS = (
         error="AnthropicError",
     ),
     _post("/v1/files", "Takes a file.", "FileUpload", "File", upload=True),
-    _get("/v1/files", "Lists files.", "Files", query=(*_PAGE, "purpose")),
+    _get("/v1/files", "Lists files.", "Files", query=(*_PAGE, "purpose"), longest_page=10_000),
     _get(_FILE, "Tells of a file.", "File"),
     _delete(_FILE, "Forgets a file."),
     _get(f"{_FILE}/content", "Gives a file's content.", "", kind="application/octet-stream"),
@@ -126,13 +136,6 @@ OPERATIONS = (
     _get("/openapi.json", "Gives this document.", ""),
     _get("/docs", "Gives this document as a page.", "", kind="text/html"),
 )
-
-_QUERY: dict[str, Schema] = {
-    "limit": {**INTEGER, "minimum": 1, "maximum": 100},
-    "order": words("asc", "desc"),
-    "after": STRING,
-    "purpose": STRING,
-}
 
 
 class OpenApiDoors:
@@ -194,7 +197,7 @@ def _operation(operation: Operation) -> dict[str, Any]:
     schema = ref(operation.reply) if operation.reply else {}
     content: dict[str, Any] = {operation.kind: {"schema": schema}}
     if operation.streams:
-        content["text/event-stream"] = {"schema": STRING}
+        content["text/event-stream"] = {"schema": record({"data": STRING}, event=STRING)}
     replies: dict[str, Any] = {"200": {"description": operation.summary, "content": content}}
     failed = {"application/json": {"schema": ref(operation.error)}}
     for status, why in STATUSES.items():
@@ -208,8 +211,16 @@ def _operation(operation: Operation) -> dict[str, Any]:
     made["parameters"] = [
         {"name": name, "in": "path", "required": True, "schema": {**STRING, "minLength": 1}}
         for name in steps
-    ] + [{"name": name, "in": "query", "schema": _QUERY[name]} for name in operation.query]
+    ] + [
+        {"name": name, "in": "query", "schema": _query(name, operation)} for name in operation.query
+    ]
     return made
+
+
+def _query(name: str, operation: Operation) -> Schema:
+    if name == "limit":
+        return {**INTEGER, "minimum": 1, "maximum": operation.longest_page}
+    return words("asc", "desc") if name == "order" else STRING
 
 
 @functools.cache
