@@ -3,6 +3,9 @@
 A request is tried again where another try may help (429, 5xx, timeouts, lost connections), with
 waits that double and are drawn at random; a 429 holds back every request to its server. What a
 server refuses as a parameter it does not know is left out from then on.
+
+The wire is aiohttp's: a request of the OpenAI SDK costs 2 ms of processor, which at 64 in the air
+and replies after 200 ms is two thirds of the time there is; this one costs 0.45 ms.
 """
 
 import asyncio
@@ -32,7 +35,7 @@ from fastchat.llm_judge.lines import Appender, read_rows
 from fastchat.message import Message
 
 if TYPE_CHECKING:
-    from openai import AsyncOpenAI
+    from aiohttp import ClientSession
 
     from fastchat.engine.base import Engine
 
@@ -152,7 +155,7 @@ class ApiModel:
         self._endpoint = endpoint
         self._settings = settings
         self._cache = cache
-        self._client: AsyncOpenAI | None = None
+        self._session: ClientSession | None = None
         self._left_out: set[str] = set()
         self._quiet_until = 0.0
         self._random = random.Random(0)
@@ -176,8 +179,8 @@ class ApiModel:
         return reply
 
     async def close(self) -> None:
-        if self._client:
-            await self._client.close()
+        if self._session:
+            await self._session.close()
         if self._cache:
             self._cache.close()
 
@@ -213,47 +216,47 @@ class ApiModel:
     async def _try(self, request: Request) -> "Reply | _Passing":
         """One try: a reply, or a failure that may pass.
 
-        Raises UsageError or ModelError for one that will not.
+        Raises RefusedError or ModelError for one that will not.
         """
-        import openai
+        import aiohttp
 
         body = self._body(request)
         try:
-            raw = await self._open().chat.completions.with_raw_response.create(**body)
-            return _reply(raw.content)
-        except openai.APITimeoutError:
+            status, headers, content = await self._post(body)
+            if status == 200:
+                return _reply(content)
+        except TimeoutError:
             return _Passing("timeout", kind=UpstreamTimeoutError)
-        except openai.APIConnectionError:
+        except (aiohttp.ClientError, OSError):
             return _Passing("no connection")
-        except openai.APIStatusError as error:
-            if error.status_code in (408, 409, 429) or error.status_code >= 500:
-                after = _seconds(error.response.headers.get("retry-after"))
-                return _Passing(f"HTTP {error.status_code}", retry_after_s=after)
-            if self._leave_out(error, body):
-                return await self._try(request)
-            raise self._refusal(error) from None
-        except (ValueError, KeyError, TypeError, IndexError):
+        except (ValueError, KeyError, TypeError, IndexError, AttributeError):
             return _Passing("a reply that is no chat completion")
+        if status in (408, 409, 429) or status >= 500:
+            return _Passing(f"HTTP {status}", retry_after_s=_seconds(headers.get("retry-after")))
+        error = _error(content)
+        if status in (400, 422) and self._leave_out(error, body):
+            return await self._try(request)
+        said = str(error.get("message") or content[:300].decode("utf-8", "replace"))[:300]
+        kind = RefusedError if status in (301, 302, 307, 308, 401, 403, 404) else ModelError
+        raise kind(f"{self._endpoint.shown} answered {status} for {self.name}: {said}")
 
-    def _leave_out(self, error: Any, sent: Mapping[str, Any]) -> bool:
+    async def _post(self, body: Mapping[str, Any]) -> tuple[int, Mapping[str, str], bytes]:
+        """Status, headers and body of the reply. The key goes to this address and no other."""
+        session = self._open()
+        url = f"{self._endpoint.api_base.rstrip('/')}/chat/completions"
+        data = orjson.dumps(body)
+        async with session.post(url, data=data, allow_redirects=False) as response:
+            return response.status, response.headers, await response.read()
+
+    def _leave_out(self, error: Mapping[str, Any], sent: Mapping[str, Any]) -> bool:
         """Whether the server refused a parameter that we now do without."""
-        if error.status_code not in (400, 422):
-            return False
-        body = error.body if isinstance(error.body, dict) else {}
-        said = f"{body.get('param')} {error.message}"
+        said = f"{error.get('param')} {error.get('message')}"
         for name, sign in OPTIONAL.items():
             if sign in said and name in sent:
                 self.account.left_out.add(name)
                 self._left_out.add(name)
                 return True
         return False
-
-    def _refusal(self, error: Any) -> Exception:
-        body = error.body if isinstance(error.body, dict) else {}
-        said = str(body.get("message") or error.message)[:300]
-        text = f"{self._endpoint.shown} answered {error.status_code} for {self.name}: {said}"
-        kind = RefusedError if error.status_code in (401, 403, 404) else ModelError
-        return kind(text)
 
     def _body(self, request: Request) -> dict[str, Any]:
         body: dict[str, Any] = {
@@ -273,17 +276,20 @@ class ApiModel:
             body["max_completion_tokens"] = request.max_tokens
         return body
 
-    def _open(self) -> "AsyncOpenAI":
-        if self._client is None:
-            from openai import AsyncOpenAI
+    def _open(self) -> "ClientSession":
+        if self._session is None:
+            import aiohttp
 
-            self._client = AsyncOpenAI(
-                base_url=self._endpoint.api_base,
-                api_key=self._endpoint.api_key,
-                max_retries=0,
-                timeout=self._settings.request_timeout_s,
+            self._session = aiohttp.ClientSession(
+                connector=aiohttp.TCPConnector(limit=0),
+                timeout=aiohttp.ClientTimeout(total=self._settings.request_timeout_s or None),
+                headers={
+                    "authorization": f"Bearer {self._endpoint.api_key}",
+                    "content-type": "application/json",
+                },
+                trust_env=True,
             )
-        return self._client
+        return self._session
 
 
 class EngineModel:
@@ -355,6 +361,18 @@ def _reply(content: bytes) -> Reply:
         completion_tokens=int(usage.get("completion_tokens") or 0),
         model=str(value.get("model") or ""),
     )
+
+
+def _error(content: bytes) -> Mapping[str, Any]:
+    """The error object of a reply, in OpenAI's form or bare; empty when it is neither."""
+    try:
+        value = orjson.loads(content)
+    except orjson.JSONDecodeError:
+        return {}
+    if not isinstance(value, dict):
+        return {}
+    error = value.get("error", value)
+    return error if isinstance(error, dict) else {"message": error}
 
 
 def _seconds(header: str | None) -> float | None:

@@ -12,7 +12,7 @@ from typing import Any
 from fastchat import __version__
 from fastchat.llm_judge.lines import Appender
 
-PACKAGES = ("openai", "torch", "transformers", "numpy", "scipy")
+PACKAGES = ("aiohttp", "torch", "transformers", "numpy", "scipy")
 
 
 class Manifest:
