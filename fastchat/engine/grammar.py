@@ -267,7 +267,9 @@ def _matcher(grammar: Grammar, tokenizer: LLTokenizer) -> LLMatcher:
     limits = LLParserLimits(verbose_errors=False)
     try:
         matcher = LLMatcher(tokenizer, _source(grammar), log_level=0, limits=limits)
-        reason = matcher.get_error() if matcher.is_error() else ""
+        trial = matcher.deep_copy()
+        trial.compute_bitmask()  # some faults show only where the first token is looked for
+        reason = trial.get_error() if trial.is_error() else ""
     except ValueError as error:
         matcher, reason = None, str(error)
     if matcher is None or reason:

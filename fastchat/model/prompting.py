@@ -64,6 +64,10 @@ OWN_ARGUMENTS = frozenset(
 """Names that a request's `chat_template_kwargs` may not take."""
 
 
+_WRONG = (TypeError, ValueError, AttributeError)
+"""What a template's own mistakes raise, beside the errors of Jinja, lookups and arithmetic."""
+
+
 class Render(Protocol):
     """Writes a conversation, with the slot for the answer open."""
 
@@ -174,6 +178,7 @@ def from_jinja(
     knows_tools = re.search(r"\btools\b", text) is not None
     tools = tool_format(family.tools if family else None, text if knows_tools else "")
     reasoning = reasoning_format(family.reasoning if family else None, text)
+    wants_parts = _wants_parts(tokenizer, source)
 
     def render(
         messages: Sequence[Message], options: ChatOptions = ChatOptions(), is_open: bool = True
@@ -183,7 +188,7 @@ def from_jinja(
             arguments["tools"] = list(options.tools) or None
         elif options.tools or _has_tool_turns(messages):
             messages = plain_messages(messages, options.tools, tools)
-        turns = [_turn(message) for message in messages]
+        turns = [_turn(message, in_parts=wants_parts) for message in messages]
         return _applied(
             tokenizer, turns, chat_template=source, add_generation_prompt=is_open, **arguments
         )
@@ -206,7 +211,7 @@ def _applied(tokenizer: Any, turns: list[dict[str, Any]], **arguments: Any) -> s
 
     try:
         return tokenizer.apply_chat_template(turns, tokenize=False, **arguments)
-    except (TemplateError, OverflowError, TypeError, ValueError, KeyError) as error:
+    except (TemplateError, ArithmeticError, LookupError, RecursionError, *_WRONG) as error:
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise UsageError(
             f"the model's chat template refuses this conversation: {reason[:200]}",
@@ -225,9 +230,27 @@ def _template_arguments(options: ChatOptions) -> dict[str, Any]:
     return dict(options.template_kwargs)
 
 
-def _turn(message: Message) -> dict[str, Any]:
-    """A message as chat templates read it."""
+def _wants_parts(tokenizer: Any, source: str | None) -> bool:
+    """Whether a chat template loses what is said, unless it comes in a list of parts."""
+
+    def shows(in_parts: bool) -> bool:
+        turns = [_turn(message, in_parts=in_parts) for message in SAMPLE[:1]]
+        try:
+            return SAMPLE[0].text in _applied(tokenizer, turns, chat_template=source)
+        except UsageError:
+            return False
+
+    return not shows(False) and shows(True)
+
+
+def _turn(message: Message, *, in_parts: bool = False) -> dict[str, Any]:
+    """A message as chat templates read it; with pictures, or where wanted, in parts."""
     turn: dict[str, Any] = {"role": message.role, "content": message.text}
+    if message.images or in_parts:
+        turn["content"] = [
+            {"type": "image"} if isinstance(part, int) else {"type": "text", "text": part}
+            for part in message.content
+        ]
     if message.name is not None:
         turn["name"] = message.name
     if message.tool_calls:
@@ -235,7 +258,7 @@ def _turn(message: Message) -> dict[str, Any]:
             {
                 "id": call.id,
                 "type": "function",
-                "function": {"name": call.name, "arguments": json.loads(call.arguments)},
+                "function": {"name": call.name, "arguments": _arguments(call.arguments)},
             }
             for call in message.tool_calls
         ]
@@ -244,6 +267,15 @@ def _turn(message: Message) -> dict[str, Any]:
     if message.reasoning:
         turn["reasoning_content"] = message.reasoning
     return turn
+
+
+def _arguments(text: str) -> Any:
+    """The object that templates want; the text as it is where a model wrote none."""
+    try:
+        value = json.loads(text)
+    except (ValueError, RecursionError):
+        return text
+    return value if isinstance(value, dict) else text
 
 
 def _has_tool_turns(messages: Sequence[Message]) -> bool:

@@ -5,7 +5,7 @@ from typing import Any, Literal
 
 import orjson
 
-from fastchat.protocol.validation import refuse
+from fastchat.protocol.validation import json_text, refuse
 
 MAX_SOURCE_CHARS = 1 << 18
 MAX_CHOICES = 10_000
@@ -102,9 +102,7 @@ def _schema(value: Any, path: str) -> Constraint:
             raise refuse("is no JSON", param=path) from None
     if not isinstance(value, dict | bool):
         raise refuse("must be a JSON schema, which is an object", param=path)
-    source = orjson.dumps({} if value is True else value).decode()
-    if len(source) > MAX_SOURCE_CHARS:
-        raise refuse(f"may have at most {MAX_SOURCE_CHARS} characters", param=path)
+    source = json_text({} if value is True else value, param=path, limit=MAX_SOURCE_CHARS)
     return Constraint(kind="json_schema", source=source, param=path)
 
 
@@ -112,7 +110,5 @@ def _choices(value: Any, path: str) -> Constraint:
     is_list = isinstance(value, list) and all(isinstance(c, str) and c for c in value)
     if not is_list or not 0 < len(value) <= MAX_CHOICES:
         raise refuse(f"must be a list of 1 to {MAX_CHOICES} texts, none empty", param=path)
-    source = orjson.dumps(value).decode()
-    if len(source) > MAX_SOURCE_CHARS:
-        raise refuse(f"may have at most {MAX_SOURCE_CHARS} characters in all", param=path)
+    source = json_text(value, param=path, limit=MAX_SOURCE_CHARS)
     return Constraint(kind="choice", source=source, param=path)

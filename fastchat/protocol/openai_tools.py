@@ -8,10 +8,11 @@ import orjson
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 
 from fastchat.message import ToolCall
-from fastchat.protocol.validation import refuse
+from fastchat.protocol.validation import json_text, refuse
 
 MAX_TOOLS = 128
 MAX_CALLS = 128
+MAX_PARAMETERS_CHARS = 1 << 17
 
 _NAME = re.compile(r"[A-Za-z0-9_.-]{1,64}")
 _NO_PARAMETERS: dict[str, Any] = {"type": "object", "properties": {}}
@@ -25,6 +26,8 @@ class Tool:
     description: str | None
     parameters: dict[str, Any]
     """A JSON schema of an object."""
+    source: str
+    """The same as JSON text."""
     is_strict: bool
 
     def wire(self) -> dict[str, Any]:
@@ -81,10 +84,13 @@ def _tool(value: Any, path: str) -> Tool:
     if parameters and parameters.get("type", "object") != "object":
         message = "must be the schema of an object, with `type` `object`"
         raise refuse(message, param=f"{path}.function.parameters")
+    schema = {"type": "object", **parameters} if parameters else _NO_PARAMETERS
+    where = f"{path}.function.parameters"
     return Tool(
         name=name,
         description=description,
-        parameters={"type": "object", **parameters} if parameters else _NO_PARAMETERS,
+        parameters=schema,
+        source=json_text(schema, param=where, limit=MAX_PARAMETERS_CHARS),
         is_strict=strict is True,
     )
 

@@ -5,7 +5,8 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from functools import lru_cache
-from typing import Any
+
+import orjson
 
 from fastchat.engine.base import EngineInfo, Grammar
 from fastchat.errors import ModelError, UsageError
@@ -66,12 +67,8 @@ async def check_tools(tools: Sequence[Tool]) -> None:
 
     Raises UsageError that names the tool.
     """
-    for i, tool in enumerate(tools):
-        source = json.dumps(tool.parameters)
-        reason = await asyncio.to_thread(_schema_fault, source, is_lenient=not tool.is_strict)
-        if reason:
-            param = f"tools[{i}].function.parameters"
-            raise UsageError(f"`{param}` cannot be compiled: {reason}", param=param)
+    if tools:
+        await asyncio.to_thread(_check_tools, tools)
 
 
 class CallGrammar:
@@ -101,7 +98,7 @@ class CallGrammar:
         """An answer of calls alone."""
         return f"start: calls\ncalls: {self._calls()}\n{self._rules()}"
 
-    def calls_or(self, schema: dict[str, Any]) -> str:
+    def calls_or(self, schema: str) -> str:
         """An answer of calls alone, or of JSON that fits the schema."""
         document = _json(schema, is_lenient=False)
         return f"start: calls | answer\nanswer: {document}\ncalls: {self._calls()}\n{self._rules()}"
@@ -138,7 +135,7 @@ class CallGrammar:
         """The rule `call`: one of the tools, with arguments that fit its parameters."""
         lines = ["call: " + " | ".join(f"call_{i}" for i in range(len(self._tools)))]
         for i, tool in enumerate(self._tools):
-            arguments = _json(tool.parameters, is_lenient=not tool.is_strict)
+            arguments = _json(tool.source, is_lenient=not tool.is_strict)
             lines.append(f"arguments_{i}: {arguments}")
             if self._form.shape == "named":
                 between = self._mark(self._form.between)
@@ -172,8 +169,7 @@ def _either(
             f"`{constraint.param}` cannot be combined with tools; set `tool_choice` to `none`.",
             param=constraint.param,
         )
-    schema = json.loads(constraint.source)
-    source = writer.calls_or(schema)
+    source = writer.calls_or(constraint.source)
     return Grammar(kind="lark", source=source, param=constraint.param, skips=skips)
 
 
@@ -182,14 +178,22 @@ def _need_grammar(info: EngineInfo, param: str) -> None:
         raise UsageError("This model cannot be held to a form; ask another model.", param=param)
 
 
-def _json(schema: dict[str, Any], *, is_lenient: bool) -> str:
+def _json(schema: str, *, is_lenient: bool) -> str:
     """A schema as a part of a Lark grammar."""
-    options = {"whitespace_pattern": WHITESPACE, "lenient": is_lenient}
-    return "%json " + json.dumps({**schema, "x-guidance": options})
+    fields = orjson.loads(schema)
+    fields["x-guidance"] = {"whitespace_pattern": WHITESPACE, "lenient": is_lenient}
+    return "%json " + orjson.dumps(fields).decode()
 
 
 def _text(text: str) -> str:
     return json.dumps(text, ensure_ascii=False)
+
+
+def _check_tools(tools: Sequence[Tool]) -> None:
+    for i, tool in enumerate(tools):
+        if reason := _schema_fault(tool.source, is_lenient=not tool.is_strict):
+            param = f"tools[{i}].function.parameters"
+            raise UsageError(f"`{param}` cannot be compiled: {reason}", param=param)
 
 
 @lru_cache(maxsize=512)

@@ -17,6 +17,9 @@ from fastchat.engine.grammar import Grammars, apply_masks
 from fastchat.errors import UsageError
 from fastchat.model.load import ModelSettings
 
+ENDLESS = json.dumps({"$ref": "#/$defs/a", "$defs": {"a": {"anyOf": [{"$ref": "#/$defs/a"}]}}})
+"""A schema of nothing but itself."""
+
 SAMPLED = SamplingParams(seed=3)
 SHAPED = SamplingParams(
     temperature=1.3, top_p=0.95, top_k=200, repetition_penalty=1.2, presence_penalty=0.5, seed=5
@@ -138,6 +141,7 @@ async def test_log_probabilities_are_of_the_tokens_that_were_drawn(engine: Engin
         (Grammar(kind="json_schema", source='{"type": "thing"}', param="p"), "thing"),
         (Grammar(kind="json_schema", source='{"not": {}}', param="p"), "not"),
         (Grammar(kind="json_schema", source="[1", param="p"), "p"),
+        (Grammar(kind="json_schema", source=ENDLESS, param="p"), "p"),
         (Grammar(kind="regex", source="(ab", param="p"), "unclosed group"),
         (Grammar(kind="lark", source="start: other", param="p"), "unknown name"),
     ],

@@ -39,6 +39,10 @@ WEATHER = {
 CLOCK = {"type": "function", "function": {"name": "clock"}}
 ASK: list[Any] = [{"role": "user", "content": "Weather in Rome?"}]
 
+DEEP: dict[str, Any] = {"type": "object"}
+for _ in range(300):
+    DEEP = {"properties": {"a": DEEP}}
+
 TURNS = "{% for m in messages %}{{ m['role'] }}: {{ m['content'] }}\n{% endfor %}"
 TEMPLATES = {
     "hermes": "{% if tools %}{{ tools | tojson }} <tool_call></tool_call>{% endif %}" + TURNS,
@@ -343,6 +347,11 @@ async def test_the_published_fields_for_other_forms(
             },
             "tools[0].function.parameters",
         ),
+        (
+            {"tools": [{"type": "function", "function": {"name": "f", "parameters": DEEP}}]},
+            "tools[0].function.parameters",
+        ),
+        ({"guided_json": DEEP}, "guided_json"),
         ({"tools": [CLOCK], "tool_choice": "any"}, "tool_choice"),
         (
             {"tools": [CLOCK], "tool_choice": {"type": "function", "function": {"name": "no"}}},
@@ -372,6 +381,51 @@ async def test_what_cannot_be_kept_is_refused_by_name(
                 model="m", messages=ASK, max_tokens=4, extra_body=fields
             )
         assert refused.value.param == param
+
+
+async def test_calls_whose_arguments_are_no_json_are_taken(weights: Path) -> None:
+    call = {"id": "1", "type": "function", "function": {"name": "clock", "arguments": '{"a": '}}
+    turns: list[Any] = [
+        *ASK,
+        {"role": "assistant", "content": None, "tool_calls": [call]},
+        {"role": "tool", "tool_call_id": "1", "content": [{"type": "text", "text": "late"}]},
+    ]
+    for form in ("hermes", "json"):
+        async with running(weights, form) as engine, client_of(engine) as client:
+            reply = await client.chat.completions.create(model="m", messages=turns, max_tokens=2)
+            assert reply.usage is not None and reply.usage.completion_tokens <= 2
+
+
+async def test_the_clients_own_helpers_for_forms_and_tools(weights: Path) -> None:
+    """The parse helper of the official client, and LangChain's structured output and tools."""
+    from langchain_openai import ChatOpenAI
+
+    async with running(weights, "hermes") as engine, client_of(engine) as client:
+        parsed = await client.chat.completions.parse(
+            model="m", messages=ASK, response_format=Person, max_tokens=200, seed=1
+        )
+        assert isinstance(parsed.choices[0].message.parsed, Person)
+        stream = client.chat.completions.stream(
+            model="m", messages=ASK, response_format=Person, max_tokens=200, seed=1
+        )
+        async with stream as events:
+            final = await events.get_final_completion()
+        assert isinstance(final.choices[0].message.parsed, Person)
+        chain = ChatOpenAI(
+            model="m",
+            base_url=str(client.base_url),
+            api_key="none",  # type: ignore[arg-type]
+            max_tokens=300,  # type: ignore[call-arg]
+            seed=1,
+            async_client=client.chat.completions,
+            root_async_client=client,
+        )
+        for method in ("json_schema", "function_calling"):
+            wanted = chain.with_structured_output(Person, method=method)
+            assert isinstance(await wanted.ainvoke("Who?"), Person)
+        bound = chain.bind_tools([WEATHER], tool_choice="any", parallel_tool_calls=False)
+        (call,) = (await bound.ainvoke("Weather?")).tool_calls
+        check_weather(json.dumps(call["args"]))
 
 
 async def test_reasoning_comes_apart_from_the_answer() -> None:

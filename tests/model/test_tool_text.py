@@ -1,0 +1,77 @@
+from typing import Any
+
+import pytest
+
+from fastchat.families.formats import PLAIN_JSON, tool_formats
+from fastchat.families.registry import Family, registry
+from fastchat.message import ChatOptions, Message, ToolCall
+from fastchat.model.prompting import from_jinja, from_template
+from fastchat.model.tool_text import introduction, plain_messages, written
+from tests.engine.conftest import make_tokenizer
+
+TOOL = {
+    "type": "function",
+    "function": {"name": "clock", "description": "Now.", "parameters": {"type": "object"}},
+}
+CALL = ToolCall(id="c1", name="clock", arguments='{"zone": "UTC"}')
+TURNS = (
+    Message(role="user", text="What time is it?"),
+    Message(role="assistant", text="", tool_calls=(CALL,)),
+    Message(role="tool", text="12:00", tool_call_id="c1"),
+    Message(role="tool", text="noon", name="clock"),
+)
+
+
+@pytest.mark.parametrize("name", tool_formats())
+def test_tools_are_told_in_the_words_of_the_format(name: str) -> None:
+    form = tool_formats()[name]
+    text = introduction((TOOL,), form)
+    assert '"name": "clock"' in text and "Now." in text
+    assert form.end in text
+    assert (form.begin if not form.may_be_bare else form.arguments) in text
+
+
+def test_calls_and_results_become_plain_turns() -> None:
+    plain = plain_messages(TURNS, (TOOL,), PLAIN_JSON, system="Be kind.")
+    assert [m.role for m in plain] == ["system", "user", "assistant", "user"]
+    assert plain[0].text.startswith("Be kind.\n\nYou can call functions.")
+    assert plain[2].text == '{"name": "clock", "arguments": {"zone": "UTC"}}'
+    assert plain[3].text == (
+        "Result of the function clock:\n12:00\n\nResult of the function clock:\nnoon"
+    )
+
+
+def test_a_conversation_without_tools_stays_as_it_is() -> None:
+    turns = [Message(role="user", text="hi")]
+    assert plain_messages(turns, (), PLAIN_JSON, system="Be kind.") == turns
+
+
+def test_the_own_system_text_of_a_template_stays() -> None:
+    template = registry().template("vicuna_v1.1")
+    text = from_template(template).render(TURNS, ChatOptions(tools=(TOOL,)))
+    assert text.startswith(template.system_message)
+    assert text.index("You can call functions.") < text.index("What time is it?")
+    assert text.endswith(template.open)
+
+
+def test_a_chat_template_gets_what_it_reads() -> None:
+    tokenizer: Any = make_tokenizer()
+    source = (
+        "{{ tools | length }} {{ flag }} {% for m in messages %}"
+        "{% for c in m.tool_calls %}{{ c.id }} {{ c.function.arguments.zone }}{% endfor %}"
+        "{{ m.tool_call_id }}{{ m.reasoning_content }}\n{% endfor %}"
+    )
+    prompting = from_jinja(tokenizer, source, name="x")
+    assert prompting.variables == {"flag"}
+    turns = (*TURNS[:3], Message(role="assistant", text="", reasoning="hm"))
+    text = prompting.render(turns, ChatOptions(tools=(TOOL,), template_kwargs={"flag": "up"}))
+    assert text.split() == ["1", "up", "c1", "UTC", "c1", "hm"]
+
+
+def test_a_template_of_ours_follows_its_family() -> None:
+    family = Family(name="q", tools="hermes", reasoning="think")
+    prompting = from_template(registry().template("qwen-7b-chat"), family)
+    assert prompting.tools.name == "hermes"
+    assert prompting.reasoning is not None and prompting.reasoning.open == "<think>"
+    text = prompting.render(TURNS, ChatOptions(tools=(TOOL,)))
+    assert f"<|im_start|>assistant\n{written((CALL,), prompting.tools)}<|im_end|>" in text
