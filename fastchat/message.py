@@ -37,6 +37,8 @@ class Message:
     """What is said, the text parts joined."""
     images: tuple[str, ...] = ()
     """Pictures as `data:` or `https:` addresses, in the order they were sent."""
+    parts: tuple[str | int, ...] = ()
+    """Texts and numbers of pictures in the order they were sent; empty: as `content` says."""
     name: str | None = None
     """The speaker's or the tool's name, where a chat template wants it."""
     tool_calls: tuple[ToolCall, ...] = ()
@@ -45,3 +47,10 @@ class Message:
     """Of a tool: the call that this is the result of."""
     reasoning: str = ""
     """Of an assistant: what it thought before its text, where a chat template wants it back."""
+
+    @property
+    def content(self) -> tuple[str | int, ...]:
+        """Texts and numbers of pictures in their order; pictures come first unless told."""
+        if self.parts:
+            return self.parts
+        return (*range(len(self.images)), *((self.text,) if self.text else ()))

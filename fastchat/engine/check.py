@@ -6,18 +6,26 @@ logits must be those of one plain pass over the whole sequence. It takes some te
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from fastchat.engine.kv_cache import CachedText
 from fastchat.engine.packed import PackedModel, UnsupportedModelError
 from fastchat.engine.plan import Segment
+from fastchat.engine.vision import VisionTower, placed
+from fastchat.errors import ModelError, UsageError
+
+if TYPE_CHECKING:
+    from fastchat.model.load import LoadedModel
 
 TOLERANCE = {4: 1e-3, 2: 0.1}
 """Largest root mean square of the difference, over that of the logits, by bytes per number."""
 
+_PICTURES = ((64, 48), (40, 80))
+"""Width and height."""
 _LENGTHS = (41, 26)
 _N_STEPS = 3
 
@@ -58,6 +66,56 @@ def check(packed: PackedModel, model: Any, vocab_size: int) -> None:
     # Written so that not-a-number fails too.
     if not worst <= TOLERANCE.get(wanted[0].dtype.itemsize, 1e-3):
         raise UnsupportedModelError(f"its logits differ by {worst:.2g} of their size")
+
+
+def check_pictures(packed: PackedModel, loaded: LoadedModel) -> None:
+    """Compares a prompt with two pictures, in two pieces, with the library's own pass.
+
+    Raises:
+        UnsupportedModelError: they differ, or one of the two cannot be computed.
+    """
+    from PIL import Image
+
+    processor = loaded.processor
+    assert processor is not None
+    noise = np.random.default_rng(0)
+    images = [
+        Image.fromarray(noise.integers(0, 255, (height, width, 3), dtype=np.uint8))
+        for width, height in _PICTURES
+    ]
+    text = f"{processor.mark} one {processor.mark} two"
+    try:
+        whole = {k: v.to(packed.device) for k, v in processor.whole(text, images).items()}
+        with packed.plain_attention(), torch.inference_mode():
+            wanted = loaded.model(**whole, use_cache=False).logits[0]
+        read = [(bytes([i]) * 32, processor.prepare(image)) for i, image in enumerate(images)]
+        prompt = placed(loaded, text, read, is_complete=False)
+        seen = VisionTower(loaded.model).see(prompt)
+    except (TypeError, ValueError, RuntimeError, KeyError, AttributeError, IndexError) as error:
+        raise UnsupportedModelError(f"a prompt with pictures fails: {error}") from error
+    except (ModelError, UsageError) as error:
+        raise UnsupportedModelError(error.message) from error
+    if whole["input_ids"][0].tolist() != prompt.ids:
+        raise UnsupportedModelError("its processor writes other tokens")
+    cached = packed.cache.open(prompt.text_keys, 1, source=None, n_shared=0)
+    if cached is None:
+        raise UnsupportedModelError("the cache is too small for two pictures")
+    middle = prompt.places[len(prompt.places) // 3]
+    got: list[Tensor] = []
+    for start, end in ((0, middle), (middle, len(prompt.ids))):
+        segment = Segment(
+            region=cached.region,
+            start=start,
+            token_ids=prompt.ids[start:end],
+            wants_all=True,
+            pictured=seen.part(start, end),
+            positions=seen.positions(start, end),
+        )
+        got.append(packed.forward([segment]))
+    packed.cache.close(cached, keep=False)
+    difference = _difference(torch.cat(got).float(), wanted.float())
+    if not difference <= TOLERANCE.get(wanted.dtype.itemsize, 1e-3):
+        raise UnsupportedModelError(f"its logits differ by {difference:.2g} of their size")
 
 
 class _Probe:

@@ -174,7 +174,7 @@ def _check(engine: EngineSettings) -> None:
 
 def _packed_or_none(loaded: LoadedModel, engine: EngineSettings) -> PackedModel | None:
     """The model ready for the slot scheduler, or None where the fallback is to serve it."""
-    from fastchat.engine.check import check
+    from fastchat.engine.check import check, check_pictures
     from fastchat.engine.linear import filled, pack_linears
     from fastchat.engine.packed import PackedModel, UnsupportedModelError
 
@@ -203,5 +203,11 @@ def _packed_or_none(loaded: LoadedModel, engine: EngineSettings) -> PackedModel 
             raise
         logger.warning("slots cannot serve this model (%s); groups will", error)
         return None
+    if loaded.processor is not None:
+        try:
+            check_pictures(packed, loaded)
+            packed.has_vision = True
+        except UnsupportedModelError as error:
+            logger.warning("pictures are refused, text is served: %s", error)
     logger.info("scheduler=slots cached_tokens=%d packed=%d", packed.cache.budget, n_packed)
     return packed

@@ -67,9 +67,13 @@ class PackedModel:
         self._filled = filled
         self._configs = _attention_configs(model)
         self._name = f"fastchat-{next(_names)}"
-        self._plain = model.config._attn_implementation
+        self._plain = self._configs[0]._attn_implementation
+        rope = getattr(model.config.get_text_config(), "rope_parameters", None) or {}
+        self._n_axes = 3 if "mrope_section" in rope else 1
         _fix_frequencies(model, longest, device=device)
         self._plan: Plan | None = None
+        self.has_vision = False
+        """Whether it may be given pictures' embeddings; `check.check_pictures` finds out."""
         self.adapters: AdapterBank | None = None
         """Where there are any, they compute their rows."""
         self.cache = KVCache(self._probe(), budget=budget, longest=longest)
@@ -106,17 +110,28 @@ class PackedModel:
         Segments of one token should come first and in the order of their regions: neighbours
         then attend in one call. Returns logits (rows, vocabulary), rows in segment order.
         """
-        self._plan = plan = Plan(segments, self.cache, self._filled, device=self.device)
+        self._plan = plan = Plan(
+            segments, self.cache, self._filled, device=self.device, n_axes=self._n_axes
+        )
         if self.adapters is not None:
             self.adapters.begin(plan.owners, plan.wanted)
         with torch.inference_mode():
             logits = self._model(
-                input_ids=plan.token_ids,
+                **self._inputs(plan),
                 position_ids=plan.positions,
                 use_cache=False,
                 logits_to_keep=plan.wanted,
             ).logits
         return logits[0, : plan.n_wanted]
+
+    def _inputs(self, plan: Plan) -> dict[str, Tensor]:
+        """The tokens, or their embeddings where some are pictures'."""
+        if not plan.pictured:
+            return {"input_ids": plan.token_ids}
+        embeddings = self._model.get_input_embeddings()(plan.token_ids)
+        rows = torch.tensor(plan.pictured, device=self.device)
+        embeddings[0, rows] = torch.cat(plan.embeddings).to(embeddings)
+        return {"inputs_embeds": embeddings}
 
     def _probe(self) -> dict[int, LayerShape]:
         """What each attention layer stores, seen in one small pass."""
@@ -304,9 +319,14 @@ def _fix_frequencies(model: Any, longest: int, *, device: torch.device) -> None:
 
 
 def _attention_configs(model: Any) -> list[Any]:
-    """The configs that its layers read the name of the attention function from."""
-    found = {id(model.config): model.config}
-    for module in model.modules():
+    """The configs that its layers read the name of the attention function from.
+
+    Of a model that sees, those of its text part: its vision tower attends as it always does.
+    """
+    has_vision = hasattr(model.config, "vision_config")
+    top = model.config.get_text_config() if has_vision else model.config
+    found = {id(top): top}
+    for module in (model.get_decoder() if has_vision else model).modules():
         config = getattr(module, "config", None)
         if config is not None and hasattr(config, "_attn_implementation"):
             found[id(config)] = config

@@ -35,6 +35,10 @@ class Segment:
     wants_last: bool = True
     adapter: int | None = None
     """Place of the adapter that computes it; None is the base."""
+    pictured: tuple[Sequence[int], Tensor] | None = None
+    """Which of its tokens stand for pictures, and (tokens, width) the embeddings of these."""
+    positions: Tensor | None = None
+    """(3, tokens); None where a token's position is its place."""
 
 
 class Run:
@@ -145,7 +149,16 @@ class Plan:
         filled: Callable[[int], int],
         *,
         device: torch.device,
+        n_axes: int = 1,
     ) -> None:
+        """
+        Args:
+            segments: what is computed.
+            cache: where keys and values go.
+            filled: how many rows to compute in place of so many.
+            device: of the model.
+            n_axes: 3 where positions have three directions.
+        """
         self._segments = segments
         token_ids: list[int] = []
         places: list[tuple[int, int, int]] = []
@@ -178,10 +191,34 @@ class Plan:
         self._positions = np.array(positions, dtype=np.int64)
         self.token_ids = torch.tensor([token_ids], device=device)
         self.positions = torch.from_numpy(self._positions).to(device).unsqueeze(0)
+        """(1, T), or (3, 1, T)"""
+        if n_axes > 1:
+            self.positions = self._on_axes(n_axes).to(device).unsqueeze(1)
+        self.pictured: list[int] = []
+        """Rows whose embeddings are those of pictures."""
+        self.embeddings: list[Tensor] = []
+        """Of these rows, in order."""
+        first = 0
+        for segment in segments:
+            if segment.pictured is not None:
+                self.pictured += [first + i for i in segment.pictured[0]]
+                self.embeddings.append(segment.pictured[1])
+            first += len(segment.token_ids)
         self.wanted = torch.tensor(wanted, dtype=torch.long, device=device)
         self._write_rows: dict[tuple[int, torch.device], Tensor] = {}
         self._runs: dict[tuple[int | None, LayerShape], list[Run]] = {}
         self._chunks: dict[tuple[int | None, torch.device], list[Chunk]] = {}
+
+    def _on_axes(self, n_axes: int) -> Tensor:
+        """(axes, T): plain places on every axis, but where a segment says otherwise."""
+        positions = torch.from_numpy(self._positions).repeat(n_axes, 1)
+        first = 0
+        for segment in self._segments:
+            end = first + len(segment.token_ids)
+            if segment.positions is not None:
+                positions[:, first:end] = segment.positions
+            first = end
+        return positions
 
     def write_rows(self, shape: LayerShape) -> Tensor:
         """Rows of the pool, seen as (tokens x heads, dim), that the new tokens are written to."""

@@ -10,9 +10,9 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import AsyncIterator, Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from fastchat.engine.answer import Answer
 from fastchat.engine.base import (
     Chunk,
     Embeddings,
@@ -22,14 +22,14 @@ from fastchat.engine.base import (
     GenerationRequest,
 )
 from fastchat.engine.grammar import Grammars
+from fastchat.engine.live import Choice, Live, choice_of, segment_of
 from fastchat.engine.loaded_adapters import Computer, LoadedAdapters
 from fastchat.engine.packed import PackedModel
-from fastchat.engine.plan import Segment
-from fastchat.engine.sampling import RawLogprob, Sampler, raw_logprobs
+from fastchat.engine.sampling import Sampler
 from fastchat.engine.scheduler import Scheduler, Work
-from fastchat.engine.scheduler import Sequence as Scheduled
 from fastchat.engine.thread import ChunkStream, ModelThread, model_error
 from fastchat.engine.validate import Checked, checked, prompt_ids
+from fastchat.engine.vision import PicturePrompt, SeenPrompt, VisionTower, read_prompt
 from fastchat.errors import ModelError, UnavailableError, UsageError
 from fastchat.message import ChatOptions, Message
 
@@ -43,6 +43,14 @@ logger = logging.getLogger(__name__)
 
 INLINE_CHARS = 20_000
 """Longer prompts are tokenized outside the event loop (a core does about 2 million a second)."""
+
+
+READING_AT_ONCE = 2
+"""Requests whose pictures are decoded at a time: one may take 120 MB."""
+
+ABILITIES = frozenset(
+    {"generate", "embed", "logprobs", "logit_bias", "seed", "grammar", "adapters"}
+)
 
 
 class SlotEngine:
@@ -81,16 +89,16 @@ class SlotEngine:
             reasoning=loaded.prompting.reasoning,
             special_ids=loaded.prompting.special_ids,
             template_variables=loaded.prompting.variables,
-            abilities=frozenset(
-                {"generate", "embed", "logprobs", "logit_bias", "seed", "grammar", "adapters"}
-            ),
+            abilities=ABILITIES | ({"vision"} if packed.has_vision else set()),
         )
         self._thread: ModelThread | None = None
         self._is_stopping = False
         self._n_open = 0
         """Iterators of `generate` that have not ended; of the event loop."""
-        self._live: dict[_Live, None] = {}
+        self._live: dict[Live, None] = {}
         """Requests that have not ended; of the model's thread."""
+        self._tower = VisionTower(loaded.model) if packed.has_vision else None
+        self._reading = asyncio.Semaphore(READING_AT_ONCE)
         self._adapters = LoadedAdapters(packed, loaded.model, settings, path=path)
         self._stats = EngineStats(cache_budget=packed.cache.budget)
         self._n_steps = self._n_prompt = self._n_generated = 0
@@ -118,15 +126,18 @@ class SlotEngine:
         await thread.close()
 
     async def generate(self, request: GenerationRequest) -> AsyncIterator[Chunk]:
-        ready = await self._checked(request)
+        pictured = await self._pictured(request)
+        ready = await self._checked(request, pictured)
+        seen = None if pictured is None else await self._see(pictured)
         if self._thread is None or self._is_stopping:
             raise UnavailableError("this model is being stopped; try another or try again later")
-        live = _Live(
+        live = Live(
             request,
             ready,
             self._loaded,
             ChunkStream(),
             computer=self._adapters.get(request.adapter),
+            seen=seen,
         )
         thread, n_open = self._thread, request.n
         self._n_open += 1
@@ -189,11 +200,33 @@ class SlotEngine:
     def stats(self) -> EngineStats:
         return self._stats
 
-    async def _checked(self, request: GenerationRequest) -> Checked:
+    async def _pictured(self, request: GenerationRequest) -> PicturePrompt | None:
+        """The prompt of a conversation with pictures, where this model sees them."""
+        messages = request.messages or ()
+        if self._tower is None or not any(message.images for message in messages):
+            return None
+        async with self._reading:
+            return await asyncio.to_thread(read_prompt, self._loaded, messages, request.options)
+
+    async def _see(self, pictured: PicturePrompt) -> SeenPrompt:
+        """The pictures' embeddings; a failure is this request's alone."""
+        if self._thread is None or self._tower is None:
+            raise UnavailableError("this model is being stopped; try another or try again later")
+        try:
+            return await self._thread.run(self._tower.see, pictured)
+        except Exception as error:
+            logger.error("the vision tower failed", exc_info=error)
+            raise model_error(error) from error
+
+    async def _checked(
+        self, request: GenerationRequest, pictured: PicturePrompt | None = None
+    ) -> Checked:
         """The prompt as ids, everything about the request being in range."""
+        if pictured is not None:  # which cannot be shortened
+            request = replace(request, truncate_prompt=False)
 
         def check() -> Checked:
-            ids = prompt_ids(request, self._loaded)
+            ids = prompt_ids(request, self._loaded) if pictured is None else pictured.ids
             bos = self._loaded.tokenizer.bos_token_id
             return checked(request, self.info, ids, bos_token_id=bos)
 
@@ -206,7 +239,7 @@ class SlotEngine:
     def _computers(self) -> set[Computer]:
         return {live.computer for live in self._live}
 
-    def _begin(self, live: _Live) -> None:
+    def _begin(self, live: Live) -> None:
         self._live[live] = None
         self._n_prompt += len(live.prompt_ids)
         for choice in live.choices:
@@ -231,7 +264,7 @@ class SlotEngine:
         work: list[Work] = []
         try:
             work = self._scheduler.plan()
-            logits = self._packed.forward([_segment(item) for item in work])
+            logits = self._packed.forward([segment_of(item) for item in work])
             self._scheduler.advance(work)
             self._n_steps += 1
             self._use(work, logits, out)
@@ -243,7 +276,7 @@ class SlotEngine:
 
     def _fail(self, error: Exception, out: list[tuple[ChunkStream, Chunk]]) -> None:
         """Ends the requests that a failed step was for; those that wait go on."""
-        hit = dict.fromkeys(_choice(s).live for s in self._scheduler.running)
+        hit = dict.fromkeys(choice_of(s).live for s in self._scheduler.running)
         logger.error("a step failed, and %d requests with it", len(hit), exc_info=error)
         shown = model_error(error)
         for live in hit:
@@ -254,10 +287,10 @@ class SlotEngine:
     def _use(self, work: list[Work], logits: Tensor, out: list[tuple[ChunkStream, Chunk]]) -> None:
         """Draws the next tokens from a step's logits, and passes on what they say."""
         rows: list[int] = []
-        choices: list[_Choice] = []
+        choices: list[Choice] = []
         place = 0
         for item in work:
-            choice = _choice(item.sequence)
+            choice = choice_of(item.sequence)
             if item.sequence.wants_prompt_logits:
                 choice.live.note_prompt_logits(item, logits[place : place + item.n_tokens])
                 place += item.n_tokens - 1
@@ -297,7 +330,7 @@ class SlotEngine:
 
     def _finish(
         self,
-        choice: _Choice,
+        choice: Choice,
         reason: FinishReason,
         out: list[tuple[ChunkStream, Chunk]],
         *,
@@ -315,7 +348,7 @@ class SlotEngine:
             if self._adapters.is_retiring:
                 self._adapters.forget_retired(self._computers())
 
-    def _end(self, live: _Live, reason: FinishReason, error: Exception | None = None) -> None:
+    def _end(self, live: Live, reason: FinishReason, error: Exception | None = None) -> None:
         """Ends what is left of a request."""
         out: list[tuple[ChunkStream, Chunk]] = []
         for choice in list(live.choices):
@@ -338,96 +371,3 @@ class SlotEngine:
             prefix_hit_tokens_total=self._scheduler.prefix_hit_tokens,
             steps_total=self._n_steps,
         )
-
-
-class _Live:
-    """A request that has not ended."""
-
-    __slots__ = (
-        "_prompt_logprobs",
-        "choices",
-        "computer",
-        "max_tokens",
-        "prompt_ids",
-        "request",
-        "stream",
-        "wants_prompt_logprobs",
-    )
-
-    def __init__(
-        self,
-        request: GenerationRequest,
-        ready: Checked,
-        loaded: LoadedModel,
-        stream: ChunkStream,
-        *,
-        computer: Computer,
-    ) -> None:
-        self.request = request
-        self.computer = computer
-        self.prompt_ids = list(ready.prompt_ids)
-        self.max_tokens = ready.max_tokens
-        self.stream = stream
-        self.wants_prompt_logprobs = request.echo and request.logprobs is not None
-        self._prompt_logprobs: dict[int, RawLogprob] = {}
-        """By the position of the token."""
-        answers = [Answer(request, ready, loaded, index=i) for i in range(request.n)]
-        self.choices = [_Choice(self, answer) for answer in answers]
-        if self.wants_prompt_logprobs:
-            # The first choice computes them; the others wait, and start from its prompt.
-            self.choices[0].scheduled.wants_prompt_logits = True
-            for choice in self.choices[1:]:
-                choice.scheduled.is_held = True
-
-    def note_prompt_logits(self, work: Work, logits: Tensor) -> None:
-        """Keeps the log-probabilities of the tokens that follow those of `work`."""
-        followers = self.prompt_ids[work.start + 1 : work.start + work.n_tokens + 1]
-        if followers:
-            top = self.request.logprobs or 0
-            found = raw_logprobs(logits[: len(followers)], followers, top=top)
-            self._prompt_logprobs.update(enumerate(found, work.start + 1))
-
-    def prompt_chunks(self) -> list[tuple[ChunkStream, Chunk]]:
-        """The echoed prompt for every choice, once all that it shows is there."""
-        logprobs = None
-        if self.wants_prompt_logprobs:
-            logprobs = [self._prompt_logprobs[i] for i in range(1, len(self.prompt_ids))]
-        for choice in self.choices:
-            choice.scheduled.is_held = False
-        return [(self.stream, c.answer.prompt_chunk(logprobs)) for c in self.choices]
-
-
-class _Choice:
-    """One answer with its place in the schedule."""
-
-    __slots__ = ("answer", "live", "scheduled")
-
-    def __init__(self, live: _Live, answer: Answer) -> None:
-        self.live = live
-        self.answer = answer
-        self.scheduled = Scheduled(
-            self,
-            live.prompt_ids,
-            answers_at_most=live.max_tokens,
-            text_key=live.computer.key,
-        )
-
-
-def _choice(sequence: Scheduled) -> _Choice:
-    """The answer that a scheduled sequence belongs to."""
-    assert isinstance(sequence.key, _Choice)
-    return sequence.key
-
-
-def _segment(work: Work) -> Segment:
-    cached = work.sequence.cached
-    assert cached is not None
-    end = work.start + work.n_tokens
-    return Segment(
-        region=cached.region,
-        start=work.start,
-        token_ids=work.sequence.tokens[work.start : end],
-        wants_all=work.sequence.wants_prompt_logits,
-        wants_last=work.is_last,
-        adapter=_choice(work.sequence).live.computer.place,
-    )

@@ -115,14 +115,20 @@ class LoadedModel:
         A format that knows nothing of pictures gets the marks as text.
         """
         assert self.processor is not None
-        mark, wanted = self.processor.mark, sum(len(message.images) for message in messages)
+        mark = self.processor.mark
+        if not self._knows_pictures(mark):
+            messages = [_marked(message, mark) for message in messages]
+        return self.render(messages, options)
+
+    def _knows_pictures(self, mark: str) -> bool:
+        """Whether the prompt format writes pictures by itself."""
+        sample = Message(role="user", text="Hello!", images=("",), parts=(0, "Hello!"))
         try:
-            text = self.render(messages, options)
-            if text.count(mark) == wanted:
-                return text
+            text = self.render([sample])
         except UsageError:
-            logger.debug("the chat template knows no parts of messages")
-        return self.render([_marked(message, mark) for message in messages], options)
+            return False
+        # A template that knows nothing of parts may write out the list.
+        return text.count(mark) == 1 and "'type'" not in text
 
     def encode(self, text: str, add_special_tokens: bool = True) -> list[int]:
         """The ids of a prompt text, with exactly one BOS where the tokenizer wants one."""
@@ -182,8 +188,10 @@ def load(settings: ModelSettings) -> LoadedModel:
         use_modelscope=settings.use_modelscope,
     )
     recognition = registry().recognise(source.path)
+    if recognition.family.loader != "external":
+        _refuse_by_family(settings.model_path, recognition.family)
     kind = inspect(source, settings.model_path, trust_remote_code=settings.trust_remote_code)
-    if not kind.has_vision:
+    if not kind.has_vision:  # some families have checkpoints in the library's form as well
         _refuse_by_family(settings.model_path, recognition.family)
     for name, value in recognition.family.config.items():
         setattr(kind.config, name, value)

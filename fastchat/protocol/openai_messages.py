@@ -28,6 +28,8 @@ class ChatMessage(BaseModel):
     role: Role
     content: str = ""
     images: list[str] = []
+    parts: list[str | int] = []
+    """Texts and numbers of pictures, where there are pictures."""
     name: Annotated[str, Field(max_length=256)] | None = None
     tool_calls: Annotated[list[WireCall], Field(max_length=MAX_CALLS)] = []
     tool_call_id: Annotated[str, Field(max_length=256)] | None = None
@@ -43,8 +45,8 @@ class ChatMessage(BaseModel):
             known = ", ".join(ROLES)
             given = repr(role[:40]) if isinstance(role, str) else "no text"
             raise refuse(f"has {given} as its `role`; it must be one of {known}")
-        text, images = _content(value.get("content"))
-        fields = {"role": ROLES[role], "content": text, "images": images}
+        text, images, parts = _content(value.get("content"))
+        fields = {"role": ROLES[role], "content": text, "images": images, "parts": parts}
         fields["reasoning"] = value.get("reasoning_content") or value.get("reasoning") or ""
         for name in ("name", "tool_calls", "tool_call_id"):
             if value.get(name) is not None:
@@ -58,6 +60,7 @@ class ChatMessage(BaseModel):
             role=self.role,
             text=self.content,
             images=tuple(self.images),
+            parts=tuple(self.parts),
             name=self.name,
             tool_calls=tuple(call.call() for call in self.tool_calls),
             tool_call_id=self.tool_call_id,
@@ -65,18 +68,19 @@ class ChatMessage(BaseModel):
         )
 
 
-def _content(value: Any) -> tuple[str, list[str]]:
-    """Text and pictures of a message's `content`."""
+def _content(value: Any) -> tuple[str, list[str], list[str | int]]:
+    """Text, pictures and, where there are pictures, all parts of a message's `content`."""
     if value is None:
-        return "", []
+        return "", [], []
     if isinstance(value, str):
-        return value, []
+        return value, [], []
     if not isinstance(value, list):
         raise refuse("must have a text, null, or a list of parts as its `content`")
     if len(value) > MAX_PARTS:
         raise refuse(f"may have at most {MAX_PARTS} parts in its `content`")
     texts: list[str] = []
     images: list[str] = []
+    parts: list[str | int] = []
     for part in value:
         kind = part.get("type") if isinstance(part, dict) else None
         if kind in ("text", "input_text", "refusal"):
@@ -84,13 +88,15 @@ def _content(value: Any) -> tuple[str, list[str]]:
             if not isinstance(text, str):
                 raise refuse("has a text part whose `text` is no text")
             texts.append(text)
+            parts.append(text)
         elif kind == "image_url":
+            parts.append(len(images))
             images.append(_image(part.get("image_url")))
         else:
             given = repr(kind[:40]) if isinstance(kind, str) else "none"
             message = f"has a part of `type` {given}; only `text` and `image_url` are known"
             raise refuse(message)
-    return "\n".join(texts), images
+    return "\n".join(texts), images, parts if images else []
 
 
 def _image(value: Any) -> str:

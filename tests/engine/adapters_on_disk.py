@@ -9,9 +9,11 @@ def make_adapter(base: Path, folder: Path, *, seed: int, **config: Any) -> Path:
     """Saves a LoRA adapter of `base` whose products are large enough to matter."""
     import torch
     from peft import LoraConfig, get_peft_model
-    from transformers import AutoModelForCausalLM
+    from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForImageTextToText
 
-    model: Any = AutoModelForCausalLM.from_pretrained(base, dtype=torch.float32)
+    sees = hasattr(AutoConfig.from_pretrained(base), "vision_config")
+    auto: Any = AutoModelForImageTextToText if sees else AutoModelForCausalLM
+    model: Any = auto.from_pretrained(base, dtype=torch.float32)
     torch.manual_seed(seed)
     values: dict[str, Any] = {"r": 4, "lora_alpha": 8, "target_modules": ["q_proj", "v_proj"]}
     lora = LoraConfig(**values | config, init_lora_weights=False, task_type="CAUSAL_LM")
