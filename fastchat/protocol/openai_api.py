@@ -136,7 +136,14 @@ class StreamOptions(BaseModel):
 
     include_usage: bool = False
     """An event with the usage, and no choice, before the end."""
-    continuous_usage_stats: bool = False
+
+    @model_validator(mode="before")
+    @classmethod
+    def _known_options_only(cls, value: Any) -> Any:
+        if isinstance(value, dict) and value.get("continuous_usage_stats"):
+            message = "is not supported; `include_usage` gives the usage at the end"
+            raise refuse(message, param="stream_options.continuous_usage_stats")
+        return value
 
 
 class Generation(Body):

@@ -4,7 +4,6 @@ import re
 from dataclasses import dataclass
 from typing import Annotated, Any, Literal
 
-import orjson
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 
 from fastchat.message import ToolCall
@@ -13,6 +12,7 @@ from fastchat.protocol.validation import json_text, refuse
 MAX_TOOLS = 128
 MAX_CALLS = 128
 MAX_PARAMETERS_CHARS = 1 << 17
+MAX_ARGUMENTS_CHARS = 1 << 24
 
 _NAME = re.compile(r"[A-Za-z0-9_.-]{1,64}")
 _NO_PARAMETERS: dict[str, Any] = {"type": "object", "properties": {}}
@@ -112,11 +112,23 @@ Tools = Annotated[list[Any], BeforeValidator(_tools)]
 Choice = Annotated[Any, BeforeValidator(_choice)]
 
 
+def _arguments(value: Any) -> str:
+    if isinstance(value, dict):
+        path = "messages.tool_calls.function.arguments"
+        return json_text(value, param=path, limit=MAX_ARGUMENTS_CHARS)
+    if value is None:
+        return "{}"
+    if not isinstance(value, str):
+        raise refuse("must be a text that holds a JSON object")
+    return value
+
+
 class _WireFunction(BaseModel):
     model_config = ConfigDict(strict=True, extra="ignore")
 
     name: Annotated[str, Field(max_length=256)]
-    arguments: str | dict[str, Any] = "{}"
+    arguments: Annotated[str, BeforeValidator(_arguments)] = "{}"
+    """A JSON object as text; some clients send the object itself."""
 
 
 class WireCall(BaseModel):
@@ -129,7 +141,5 @@ class WireCall(BaseModel):
     function: _WireFunction
 
     def call(self) -> ToolCall:
-        arguments = self.function.arguments
-        if isinstance(arguments, dict):
-            arguments = orjson.dumps(arguments).decode()
-        return ToolCall(id=self.id, name=self.function.name, arguments=arguments.strip() or "{}")
+        arguments = self.function.arguments.strip() or "{}"
+        return ToolCall(id=self.id, name=self.function.name, arguments=arguments)

@@ -22,6 +22,8 @@ COMPLETIONS = "/v1/completions"
 EMBEDDINGS = "/v1/embeddings"
 
 USER = {"role": "user", "content": "x"}
+CALL = {"id": "1", "type": "function", "function": {"name": "f", "arguments": "{}"}}
+SAID = {"role": "assistant", "content": "x"}
 IMAGE = {"type": "image_url", "image_url": {"url": "data:image/png;base64,AAAA"}}
 GOOD: dict[str, dict[str, Any]] = {
     CHAT: {"model": "echo", "messages": [USER]},
@@ -125,6 +127,36 @@ WRONG: list[tuple[str, str, Any, int, str | None]] = [
     (CHAT, "ignore_eos", "x", 400, "ignore_eos"),
     (CHAT, "tools", [{"type": "function"}], 400, "tools[0].function"),
     (CHAT, "functions", [{}], 400, "functions"),
+    (CHAT, "tools", "x", 400, "tools"),
+    (CHAT, "tools", [1], 400, "tools[0]"),
+    (CHAT, "tools", [{"type": "function", "function": {"name": "f"}}] * 500, 400, "tools"),
+    (CHAT, "tool_choice", 5, 400, "tool_choice"),
+    (CHAT, "parallel_tool_calls", "x", 400, "parallel_tool_calls"),
+    (CHAT, "modalities", ["audio"], 400, "modalities[0]"),
+    (CHAT, "reasoning_effort", 5, 400, "reasoning_effort"),
+    (CHAT, "chat_template_kwargs", [1], 400, "chat_template_kwargs"),
+    (
+        CHAT,
+        "stream_options",
+        {"continuous_usage_stats": True},
+        400,
+        "stream_options.continuous_usage_stats",
+    ),
+    (CHAT, "messages", [{**USER, "tool_calls": [CALL]}], 400, "messages[0]"),
+    (CHAT, "messages", [{**SAID, "tool_calls": "x"}], 400, "messages[0].tool_calls"),
+    (CHAT, "messages", [{**SAID, "tool_calls": [{}]}], 400, "messages[0].tool_calls[0].function"),
+    (
+        CHAT,
+        "messages",
+        [{**SAID, "tool_calls": [{"function": {"name": "f", "arguments": 5}}]}],
+        400,
+        "messages[0].tool_calls[0].function.arguments",
+    ),
+    (CHAT, "messages", [{**SAID, "reasoning_content": 5}], 400, "messages[0].reasoning"),
+    (CHAT, "guided_json", "{", 400, "guided_json"),
+    (CHAT, "guided_regex", 5, 400, "guided_regex"),
+    (CHAT, "structured_outputs", 5, 400, "structured_outputs"),
+    (COMPLETIONS, "response_format", {"type": "json_schema"}, 400, "response_format.json_schema"),
     (CHAT, "response_format", {"type": "json_object"}, 400, "response_format"),
     (CHAT, "chat_template", "{{ x }}", 400, "chat_template"),
     (COMPLETIONS, "prompt", ABSENT, 400, "prompt"),
