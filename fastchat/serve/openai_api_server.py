@@ -117,6 +117,10 @@ class GatewaySettings(ServerSettings):
     """CORS: headers, as a JSON list."""
     worker_api_timeout: Annotated[float, Env("FASTCHAT_WORKER_API_TIMEOUT")] = 100.0
     """Seconds without a byte after which an endpoint is given up."""
+    embedding_batch_size: Annotated[int | None, Env("FASTCHAT_WORKER_API_EMBEDDING_BATCH_SIZE")] = (
+        None
+    )
+    """Texts in one call for embeddings to an endpoint; by default all of a request."""
     max_body_mb: float = 32.0
     """Largest request body, in MiB."""
 
@@ -126,6 +130,8 @@ class GatewaySettings(ServerSettings):
                 parse_address(url)
         if not self.worker_api_timeout > 0 or not self.max_body_mb > 0:
             raise UsageError("The worker timeout and the largest body must be above 0.")
+        if self.embedding_batch_size is not None and self.embedding_batch_size < 1:
+            raise UsageError("--embedding-batch-size must be 1 or more.")
         if self.allow_credentials and (not self.allowed_origins or "*" in self.allowed_origins):
             raise UsageError(
                 "--allow-credentials needs --allowed-origins with the pages that may call by "
@@ -150,6 +156,7 @@ class Gateway:
             limit_bytes=self._limit_bytes,
             database_url=settings.database_url,
             has_keys=not self.access.is_open,
+            embedding_batch=settings.embedding_batch_size,
         )
         self._created: dict[str, int] = {}  # when each model was first listed
         self._sweeping: asyncio.Task[None] | None = None
@@ -194,12 +201,17 @@ class Gateway:
         from fastchat.serve.stored_keys import StoredKeys
         from fastchat.store.database import Database
 
-        return StoredKeys(lambda: Database(database_url), on_end=self.forwarder.end_key)
+        database = Database(database_url)  # connects later, but knows a wrong URL now
+        return StoredKeys(lambda: database, on_end=self.forwarder.end_key)
 
     async def _live(self, receive: Receive, send: Send) -> None:
         while True:
             if (await receive())["type"] == "lifespan.startup":
-                await self.start()
+                try:
+                    await self.start()
+                except FastChatError as error:
+                    await send({"type": "lifespan.startup.failed", "message": error.message})
+                    return
                 await send({"type": "lifespan.startup.complete"})
             else:
                 await self.stop()
@@ -261,6 +273,9 @@ class Gateway:
             raise UsageError("'model' is missing: name the model to ask.", param="model")
         caller = await self.access.caller_of(scope)
         self._need_model(model, caller)
+        pieces = inside == "/v1/embeddings" and self.doors.embeddings.split(scope, body)
+        if pieces:
+            return await self.doors.embeddings.answer(pieces, scope, receive, send)
         return await self.forwarder.forward(
             model, inside, body=body, receive=receive, send=send, caller=caller
         )
@@ -278,6 +293,8 @@ class Gateway:
             body = orjson.dumps(parse_json_object(body) | {"model": model})
         caller = await self.access.caller_of(scope)
         self._need_model(model, caller)
+        if pieces := self.doors.embeddings.split(scope, body):
+            return await self.doors.embeddings.answer(pieces, scope, receive, send)
         return await self.forwarder.forward(
             model, "/v1/embeddings", body=body, receive=receive, send=send, caller=caller
         )
@@ -420,7 +437,24 @@ def _run(settings: GatewaySettings) -> None:
     logs.setup("openai_api_server.log", debug=settings.debug)
     if settings.host not in LOCAL_HOSTS and not (settings.api_keys or settings.database_url):
         log.warning("listening on %s without API keys: open to everyone", settings.host)
+    if settings.database_url is not None:
+        _check_database(settings.database_url)
     serve(create_app(settings), settings)
+
+
+def _check_database(url: str) -> None:
+    """
+    Raises:
+        FastChatError: the database cannot be used; better told now than to every client.
+    """
+    from fastchat.store.database import Database
+    from fastchat.store.keys import KeyStore
+
+    database = Database(url)
+    try:
+        KeyStore(database)
+    finally:
+        database.close()
 
 
 def _remotes(path: Path | None) -> list[Remote]:

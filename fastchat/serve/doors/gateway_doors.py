@@ -6,6 +6,7 @@ from fastchat.serve.doors.batch_runner import BatchRunner
 from fastchat.serve.doors.batches import BatchesDoors
 from fastchat.serve.doors.door import DoorTable
 from fastchat.serve.doors.door_stores import DoorStores
+from fastchat.serve.doors.embedding_pieces import EmbeddingPieces
 from fastchat.serve.doors.files import FilesDoors
 from fastchat.serve.doors.inside import Inside, Route
 from fastchat.serve.doors.messages import MessagesDoors
@@ -24,6 +25,7 @@ class GatewayDoors:
         limit_bytes: of a request's body.
         database_url: where doors remember; None is for the life of the process.
         has_keys: a request needs a key.
+        embedding_batch: texts in one call for embeddings; None is all of a request's.
     """
 
     def __init__(
@@ -33,6 +35,7 @@ class GatewayDoors:
         limit_bytes: int,
         database_url: str | None = None,
         has_keys: bool = False,
+        embedding_batch: int | None = None,
     ) -> None:
         inside = Inside(route)
         self._stores = DoorStores(database_url)
@@ -48,6 +51,7 @@ class GatewayDoors:
             ]
         )
         self.at = self.table.at
+        self.embeddings = EmbeddingPieces(inside, embedding_batch)
 
     async def start(self) -> None:
         """Begins what goes on beside requests: batches that an earlier process left."""
