@@ -32,11 +32,12 @@ SECTIONS: dict[str, list[str]] = {
     "startup": ["startup.py"],
     "data": ["data.py"],
     "rating": ["rating.py"],
+    "judging": ["judging.py"],
     "training-memory": ["training_memory.py"],
     "training": ["training.py --conversations 100"],
 }
 PEERED = {"serving", "serving-best", "serving-tiny"}
-UPSTREAMED = {"data", "rating", "training"}
+UPSTREAMED = {"data", "judging", "rating", "training"}
 """Sections that can run the package `fschat` 0.2.36 beside ours."""
 
 
