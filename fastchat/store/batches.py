@@ -15,7 +15,7 @@ import sqlalchemy as sa
 
 from fastchat.store.database import Database, metadata
 
-LEASE_S = 30.0
+LEASE_S = 15.0
 OPEN = ("validating", "in_progress", "finalizing", "cancelling")
 """States in which there is something to do."""
 STAMPS = (

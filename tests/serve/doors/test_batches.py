@@ -1,6 +1,8 @@
 import asyncio
 import contextlib
 import json
+import os
+import sys
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
@@ -9,6 +11,7 @@ import aiohttp
 import openai
 import pytest
 from live import serving
+from real_processes import free_port
 from scripted_chat import ScriptedChat, echo_gateway, gateway_to, scripted_gateway
 from starlette.responses import JSONResponse, Response
 
@@ -38,9 +41,9 @@ async def begin(client: openai.AsyncOpenAI, content: bytes, endpoint: Any = CHAT
     )
 
 
-async def ended(client: openai.AsyncOpenAI, batch: Any) -> Any:
+async def ended(client: openai.AsyncOpenAI, batch: Any, limit_s: float = 30) -> Any:
     """The batch at its end."""
-    async with asyncio.timeout(30):
+    async with asyncio.timeout(limit_s):
         while batch.status in ("validating", "in_progress", "finalizing", "cancelling"):
             await asyncio.sleep(0.02)
             batch = await client.batches.retrieve(batch.id)
@@ -276,3 +279,53 @@ async def test_a_busy_endpoint_is_asked_again(monkeypatch: pytest.MonkeyPatch) -
         batch = await ended(client, await begin(client, line("a")))
         assert (batch.status, batch.request_counts.completed) == ("completed", 1)
     assert waits == [7.0]
+
+
+@pytest.mark.slow
+async def test_a_batch_survives_kill_9_of_its_gateway(tmp_path: Path) -> None:
+    chat = ScriptedChat()
+    gate = Gate(chat, "t3")
+    async with serving(chat.app) as inner:
+        first, url = await started_gateway(inner, tmp_path)
+        try:
+            async with official(url) as client:
+                batch = await begin(client, b"".join(line(f"c{i}", f"t{i}") for i in range(5)))
+                await answered(client, batch, 4)
+        finally:
+            first.kill()
+            await first.wait()
+        gate.opened.set()
+        second, url = await started_gateway(inner, tmp_path)
+        try:
+            async with official(url) as client:
+                batch = await ended(client, await client.batches.retrieve(batch.id), limit_s=90)
+                assert (batch.status, batch.request_counts.completed) == ("completed", 5)
+                answers = await lines_of(client, batch.output_file_id)
+        finally:
+            second.terminate()
+            await second.wait()
+    assert [one["custom_id"] for one in answers] == [f"c{i}" for i in range(5)]
+    assert sorted(gate.asked) == ["t0", "t1", "t2", "t3", "t3", "t4"]
+
+
+async def started_gateway(
+    endpoint_url: str, folder: Path
+) -> tuple[asyncio.subprocess.Process, str]:
+    """A gateway's process that knows the model, and its address."""
+    port = free_port()
+    words = ["--endpoint", endpoint_url, "--port", str(port), "--host", "127.0.0.1"]
+    words += ["--api-keys", "k1", "--database-url", str(folder / "store.db")]
+    process = await asyncio.create_subprocess_exec(
+        *(sys.executable, "-m", "fastchat.serve.openai_api_server", *words),
+        stdout=asyncio.subprocess.DEVNULL,
+        stderr=asyncio.subprocess.DEVNULL,
+        cwd=folder,
+        env={**os.environ, "LOGDIR": str(folder)},
+    )
+    url = f"http://127.0.0.1:{port}"
+    async with official(url) as client, asyncio.timeout(60):
+        while True:
+            with contextlib.suppress(openai.APIError):
+                if (await client.models.list()).data:
+                    return process, url
+            await asyncio.sleep(0.05)

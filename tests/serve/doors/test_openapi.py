@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import aiohttp
+import openai
 import pytest
 from scripted_chat import echo_gateway
 
@@ -21,7 +22,7 @@ CHECKS = (
     "negative_data_rejection",
     "unsupported_method",
 )
-EXAMPLES = int(os.environ.get("FASTCHAT_TEST_EXAMPLES", "15"))
+EXAMPLES = int(os.environ.get("FASTCHAT_TEST_EXAMPLES", "3"))
 
 
 async def test_every_route_is_in_the_document_and_nothing_else() -> None:
@@ -64,8 +65,8 @@ async def test_the_document_and_its_page_are_given() -> None:
 async def test_the_server_keeps_to_its_document(tmp_path: Path) -> None:
     """schemathesis: cases at the edges of every schema and random ones, valid and not."""
     place = tmp_path / "openapi.json"
-    place.write_text(json.dumps(_with_model(document(has_keys=False))))
     async with echo_gateway("echo:context=512") as url:
+        place.write_text(json.dumps(_with_known(document(has_keys=False), await _made(url))))
         words = [
             *("run", str(place), "--url", url, "--checks", ",".join(CHECKS)),
             *("--max-examples", str(EXAMPLES), "--phases", "examples,coverage,fuzzing"),
@@ -82,9 +83,34 @@ async def test_the_server_keeps_to_its_document(tmp_path: Path) -> None:
     assert process.returncode == 0, said.decode()[-12_000:]
 
 
-def _with_model(made: dict[str, Any]) -> dict[str, Any]:
-    """The document with the one model there is, so that most requests get through to it."""
-    for schema in made["components"]["schemas"].values():
+async def _made(url: str) -> dict[str, str]:
+    """Ids of objects that were made, by their parameter."""
+    line = {"custom_id": "a", "method": "POST", "url": "/v1/completions"}
+    line["body"] = {"model": "echo", "prompt": "x"}
+    async with openai.AsyncOpenAI(base_url=f"{url}/v1", api_key="x") as client:
+        file = await client.files.create(file=json.dumps(line).encode(), purpose="batch")
+        batch = await client.batches.create(
+            input_file_id=file.id, endpoint="/v1/completions", completion_window="24h"
+        )
+        response = await client.responses.create(model="echo", input="x", background=True)
+    known = {"file_id": file.id, "batch_id": batch.id, "response_id": response.id}
+    return known | {"model_name": "echo"}
+
+
+def _with_known(made: dict[str, Any], known: dict[str, str]) -> dict[str, Any]:
+    """The document with the model and the objects that there are, so that most requests reach
+    them."""
+    schemas = made["components"]["schemas"]
+    for schema in schemas.values():
         if "model" in schema.get("required", ()) and "maxLength" in schema["properties"]["model"]:
             schema["properties"]["model"] = {"type": "string", "enum": ["echo"]}
+    schemas["BatchRequest"]["properties"]["input_file_id"] = {
+        "type": "string",
+        "enum": [known["file_id"]],
+    }
+    for path in made["paths"].values():
+        for operation in path.values():
+            for parameter in operation["parameters"]:
+                if parameter["name"] in known:
+                    parameter["schema"]["enum"] = [known[parameter["name"]]]
     return made

@@ -299,3 +299,23 @@ async def test_errors_before_and_within_a_stream() -> None:
         chat.answer = lambda body: JSONResponse({"error": {"message": "full", "code": "x"}}, 429)
         with pytest.raises(openai.RateLimitError, match="full"):
             await client.responses.create(model="m", input="hi", stream=True)
+
+
+async def test_one_key_sees_nothing_of_anothers_responses() -> None:
+    async with (
+        scripted_gateway(api_keys=("k1", "k2")) as (url, _),
+        official(url) as client,
+        official(url, "k2") as stranger,
+    ):
+        made = await client.responses.create(model="m", input="secret", background=True)
+        for ask in (
+            stranger.responses.retrieve,
+            stranger.responses.delete,
+            stranger.responses.cancel,
+            stranger.responses.input_items.list,
+        ):
+            with pytest.raises(openai.NotFoundError):
+                await ask(made.id)
+        with pytest.raises(openai.NotFoundError):
+            await stranger.responses.create(model="m", input="x", previous_response_id=made.id)
+        assert (await client.responses.retrieve(made.id)).id == made.id
