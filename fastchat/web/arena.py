@@ -1,5 +1,6 @@
 """The arena as one ASGI application: its tabs, what they share, and the shared conversations."""
 
+import asyncio
 import html
 import random
 import time
@@ -144,7 +145,9 @@ def build_arena(settings: ArenaSettings) -> Guard:
 
     @asynccontextmanager
     async def lifespan(_: "FastAPI") -> AsyncIterator[None]:
+        warming = asyncio.create_task(arena.directory.warm_up())
         yield
+        warming.cancel()
         await arena.close()
 
     app = FastAPI(openapi_url=None, lifespan=lifespan)

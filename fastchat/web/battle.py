@@ -323,9 +323,12 @@ class Battle:
         if problem:
             yield drawn(replace(duel, notice=problem), self.look)
             return
+        chosen = tuple(asked[: len(self.controls.pickers)])
+        if self.kind == "direct" and not any(chosen):  # quicker than the page's first listing
+            chosen = (request.query_params.get("model"),)
         question = Question(
             text=str(text),
-            models=tuple(asked[: len(self.controls.pickers)]),
+            models=chosen,
             sampling=self._sampling(asked[-3:]),
             pictures=pictures,
         )
@@ -395,12 +398,17 @@ class Battle:
         return [phase.sent, message, *updates]
 
     async def follow_models(
-        self, listing: Listing, duel: Duel, max_tokens: float, *chosen: str | None
+        self,
+        request: gr.Request,
+        listing: Listing,
+        duel: Duel,
+        max_tokens: float,
+        *chosen: str | None,
     ) -> list[Any]:
         """Pickers, token limit, message box and welcome for the models; a choice stays chosen."""
         seen = listing.visible(vision=self.vision)
         names = [model.name for model in seen.models]
-        picked = self._picked(names, chosen)
+        picked = self._picked(names, chosen, wanted=request.query_params.get("model"))
         updates = [
             gr.update(choices=names if p is None or p in names else [p, *names], value=p)
             for p in picked
@@ -413,15 +421,19 @@ class Battle:
         ]
         return [*updates, limit, box, *welcome]
 
-    def _picked(self, names: list[str], chosen: Sequence[str | None]) -> list[str | None]:
-        """The choice of each picker: the one made, else the first model, and another beside it."""
+    def _picked(
+        self, names: list[str], chosen: Sequence[str | None], *, wanted: str | None
+    ) -> list[str | None]:
+        """The choice of each picker: the one made, else `wanted` or the first model, and another
+        beside it."""
         picked = list(chosen)
         for i, name in enumerate(picked):
             if name is not None or not names:
                 continue
             others = [n for n in names if n not in picked] or names
             weights = published_rank_weights([names.index(n) for n in others])
-            picked[i] = names[0] if i == 0 else self.rng.choices(others, weights)[0]
+            first = wanted if wanted in names else names[0]
+            picked[i] = first if i == 0 else self.rng.choices(others, weights)[0]
         return picked
 
     def _sampling(self, sliders: Sequence[Any]) -> Sampling:

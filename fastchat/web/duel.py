@@ -45,6 +45,10 @@ from fastchat.web.pane import (
 from fastchat.web.texts import Texts
 from fastchat.web.visitors import Visitor
 
+REDRAWS_PER_S = 80
+"""Of growing answers, over all readers: the more there are, the calmer each page, so that votes
+and other readers' first words are not kept waiting."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Limits:
@@ -342,7 +346,7 @@ class Duels:
                 news.clear()
                 yield duel.with_answers([answer.text for answer in answers])
                 if not any(answer.stopped for answer in answers):
-                    await asyncio.sleep(UPDATE_S)
+                    await asyncio.sleep(max(UPDATE_S, len(self._answers) / REDRAWS_PER_S))
         finally:
             await asyncio.gather(*(answer.end() for answer in answers))
         sides = [

@@ -6,6 +6,7 @@ since every worker speaks the same API.
 """
 
 import asyncio
+import importlib
 import ipaddress
 import logging
 from collections.abc import Callable
@@ -145,6 +146,11 @@ class ModelDirectory:
         if not address:
             raise UnavailableError(f"No worker serves {model!r} now.")
         return self._client(address.rstrip("/") + "/v1", None)
+
+    async def warm_up(self) -> None:
+        """Loads the client's code, 3 s at first, before somebody waits for an answer."""
+        await asyncio.to_thread(importlib.import_module, "openai.resources.chat.completions")
+        await self.listing()
 
     def name_at_server(self, model: str) -> str:
         """What the server that has `model` calls it."""
