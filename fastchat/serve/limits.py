@@ -112,7 +112,13 @@ class Account:
         self._tokens: Window | None = None
         self._open_requests = 0
         self._open_tokens = 0
+        self._n_open = 0
         self._take_limits()
+
+    @property
+    def is_busy(self) -> bool:
+        """Whether a request of the key is under way."""
+        return self._n_open > 0
 
     def change(self, key: "ApiKey") -> None:
         """Takes the key's new limits; what is used stays used."""
@@ -153,6 +159,7 @@ class Account:
             self._tokens.add(tokens, now)
         self._open_requests += n
         self._open_tokens += tokens
+        self._n_open += 1
         return Charge(self, model, requests=n, tokens=tokens, since=now)
 
     def need_model(self, model: str) -> None:
@@ -219,6 +226,7 @@ class Account:
     def _close(self, charge: "Charge") -> None:
         self._open_requests -= charge.requests
         self._open_tokens -= charge.tokens
+        self._n_open -= 1
 
     def _take_limits(self) -> None:
         limits = self.key.limits

@@ -21,6 +21,8 @@ COUNTED_PATHS = STREAMING_PATHS | {"/v1/embeddings"}
 
 _USAGE = re.compile(rb'"usage"[ \t\r\n]*:[ \t\r\n]*\{')
 _DATA = re.compile(rb"(?:^|\n)data: ?([^\r\n]*)")
+_DATA_URL = re.compile(rb'"data:[^"]{0,200};base64,[^"]*"')
+"""A picture is no text; what it costs is in the reply."""
 _DECODER = json.JSONDecoder()
 
 
@@ -122,10 +124,11 @@ async def start(caller: Caller, model: str, path: str, body: bytes) -> tuple[Met
     if look:
         value = await _parsed(body)
     completion = _completion_limit(value)
-    tokens = expected_tokens(len(body), completion) if costs else 0
+    n_bytes = len(body) - sum(len(found.group()) for found in _DATA_URL.finditer(body))
+    tokens = expected_tokens(n_bytes, completion) if costs else 0
     charge = caller.admit(model, tokens=tokens)
     changed = with_usage(body, value) if look else None
-    meter = Meter(charge, n_bytes=len(body), costs=costs, asks_usage=changed is not None)
+    meter = Meter(charge, n_bytes=n_bytes, costs=costs, asks_usage=changed is not None)
     return meter, body if changed is None else changed
 
 

@@ -72,7 +72,29 @@ class StoredKeys:
         self._n_lookups = 0
         self._lookups = asyncio.Semaphore(LOOKUPS_AT_ONCE)
         self._is_failing = False
+        self._database: Database | None = None
         self._tasks: list[asyncio.Task[None]] = []
+
+    def open(self) -> None:
+        """Opens the store, unless it is open. Blocks.
+
+        Raises:
+            FastChatError: the database cannot be opened.
+        """
+        from fastchat.store.keys import KeyStore
+        from fastchat.store.usage import UsageStore
+
+        if self._database is not None:
+            return
+        database = self._open_database()
+        self._keys = KeyStore(database)
+        self.ledger = Ledger(UsageStore(database), wall=self._wall)
+        self._database = database
+        if not self._keys.all():
+            log.warning(
+                "stored keys are on and there is none: "
+                "make one by python3 -m fastchat.serve.keys create --name NAME"
+            )
 
     async def start(self) -> None:
         """Opens the store and begins to look at it.
@@ -80,19 +102,7 @@ class StoredKeys:
         Raises:
             FastChatError: the database cannot be opened.
         """
-        from fastchat.store.keys import KeyStore, digest_of
-        from fastchat.store.usage import UsageStore
-
-        self._database = await asyncio.to_thread(self._open_database)
-        self._keys = await asyncio.to_thread(KeyStore, self._database)
-        usage = await asyncio.to_thread(UsageStore, self._database)
-        self._digest_of = digest_of
-        self.ledger = Ledger(usage, wall=self._wall)
-        if not await asyncio.to_thread(self._keys.all):
-            log.warning(
-                "stored keys are on and there is none: "
-                "make one by python3 -m fastchat.serve.keys create --name NAME"
-            )
+        await asyncio.to_thread(self.open)
         self._tasks = [
             asyncio.create_task(self._repeat(self.look, LOOK_EVERY_S)),
             asyncio.create_task(self._repeat(self.ledger.write, WRITE_EVERY_S)),
@@ -108,7 +118,8 @@ class StoredKeys:
             await self.ledger.write()
         except StoreError as error:
             log.error("use was not written: %s", error.message)
-        await asyncio.to_thread(self._database.close)
+        if self._database is not None:
+            await asyncio.to_thread(self._database.close)
 
     # ---- who is it
 
@@ -207,7 +218,8 @@ class StoredKeys:
                 held[key_id].account.change(key)
             if key is None or not key.is_valid(self._wall()):
                 self._on_end(key_id)
-            if key is None or self._now() - held[key_id].used_at > IDLE_S:
+            is_idle = self._now() - held[key_id].used_at > IDLE_S
+            if key is None or (is_idle and not held[key_id].account.is_busy):
                 self._drop(key_id)
 
     async def _read_days(self) -> None:

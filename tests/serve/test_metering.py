@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from fastchat.serve.metering import Meter, usage_in, with_usage
+from fastchat.serve.metering import Meter, start, usage_in, with_usage
 
 
 class Closed:
@@ -154,3 +154,18 @@ def test_usage_is_read_or_not_there(body: bytes, expected: tuple[int, int] | Non
 )
 def test_usage_is_asked_for_where_the_client_did_not(body: bytes, expected: bytes | None) -> None:
     assert with_usage(body, json.loads(body)) == expected
+
+
+async def test_pictures_are_not_counted_as_text() -> None:
+    picture = "data:image/png;base64," + "A" * 40_000
+    part = {"type": "image_url", "image_url": {"url": picture}}
+    body = json.dumps({"messages": [{"role": "user", "content": [part]}], "max_tokens": 5})
+    asked: list[int] = []
+
+    class Caller:
+        def admit(self, model: str, *, tokens: int) -> Closed:
+            asked.append(tokens)
+            return Closed()
+
+    await start(Caller(), "m", "/v1/chat/completions", body.encode())  # type: ignore[arg-type]
+    assert 5 < asked[0] < 60

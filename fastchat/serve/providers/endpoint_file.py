@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from fastchat.errors import DataError, UsageError
-from fastchat.serve.endpoints import MAX_MODEL_NAME_LENGTH, parse_address
+from fastchat.serve.endpoints import LOCAL_HOSTS, MAX_MODEL_NAME_LENGTH, parse_address
 from fastchat.serve.providers.kinds import Kind, kinds
 
 log = logging.getLogger(__name__)
@@ -131,12 +131,15 @@ def _entry(name: str, fields: Any, environ: Mapping[str, str]) -> Entry:
         parse_address(base_url.rstrip("/"))
     except UsageError as error:
         raise DataError(f"Endpoint file: 'api_base' of {name!r}: {error.message}") from None
+    key = _key(name, kind, text, environ)
+    if key and base_url.startswith("http://") and not _is_near(base_url):
+        log.warning("the key of %r travels unencrypted: use https", name)
     return Entry(
         name=name,
         model=text.text("model_name") or name,
         kind=kind,
         base_url=base_url.rstrip("/"),
-        key=_key(name, kind, text, environ),
+        key=key,
         anony_only=text.switch("anony_only", False),
         text_arena=text.switch("text-arena", True),
         vision_arena=text.switch("vision-arena", False),
@@ -247,6 +250,10 @@ def _key(name: str, kind: Kind, fields: _Fields, environ: Mapping[str, str]) -> 
 
 def _host(url: str) -> str:
     return url.partition("://")[2].partition("/")[0].lower()
+
+
+def _is_near(url: str) -> bool:
+    return _host(url).rpartition(":")[0] in LOCAL_HOSTS or _host(url) in LOCAL_HOSTS
 
 
 def _whole(value: float | None) -> int | None:
