@@ -16,7 +16,9 @@ import pytest
 from fake_endpoint import FakeEndpoint
 from live import serving, until
 
-from fastchat.serve.openai_api_server import GatewaySettings, create_app
+from fastchat.errors import AuthenticationError
+from fastchat.serve.access import CALLER, KEY_ID, given_id
+from fastchat.serve.openai_api_server import Gateway, GatewaySettings, create_app, main
 from fastchat.store.database import Database
 from fastchat.store.keys import ApiKey, KeyStore, Limits
 from fastchat.store.usage import UsageStore
@@ -318,6 +320,48 @@ async def test_a_store_that_is_gone_keeps_known_keys_working(
             assert (await client.ask(late))[0] == 503
         await until(lambda: store.used(key) == {"m": (2, 22, 14, 0)})
         assert (await client.ask(late))[0] == 200
+
+
+@pytest.mark.parametrize(
+    ("url", "status"),
+    [("mysql://u:secret@h/d", 2), ("postgresql://u:secret@127.0.0.1:1/d", 1)],
+)
+def test_a_database_that_cannot_be_used_is_told_at_the_start(
+    url: str, status: int, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("LOGDIR", "")
+    assert main(["--database-url", url]) == status
+    said = capsys.readouterr().err
+    assert "secret" not in said and "Traceback" not in said
+
+
+async def test_work_for_a_key_goes_on_by_its_id(store: Store) -> None:
+    async with (
+        FakeEndpoint("m") as endpoint,
+        gateway(store, endpoint) as client,
+        serving_gateway(store, endpoint) as inner,
+    ):
+        key, text = store.create("m", requests_per_day=2)
+        assert (await client.ask(text))[0] == 200
+        scope = {KEY_ID: key.id, CALLER: None}
+        caller = await inner.access.caller_of(scope)
+        assert caller is not None and caller.key_id == key.id
+        caller.charge("m", prompt_tokens=3, completion_tokens=4)
+        await until(lambda: store.used(key).get("m", (0,))[0] == 2)
+        assert await inner.access.caller_of({KEY_ID: given_id(b"x"), CALLER: None}) is None
+        store.keys.change(dataclasses.replace(key, revoked_at=time.time()))
+        async with asyncio.timeout(20):
+            with pytest.raises(AuthenticationError):
+                while await inner.access.caller_of(scope):
+                    await asyncio.sleep(0.05)
+
+
+@contextlib.asynccontextmanager
+async def serving_gateway(store: Store, endpoint: FakeEndpoint) -> AsyncIterator[Gateway]:
+    result = Gateway(GatewaySettings(endpoint=(endpoint.url,), database_url=store.url))
+    await result.start()
+    yield result
+    await result.stop()
 
 
 async def test_nothing_of_a_key_is_logged(store: Store, caplog: pytest.LogCaptureFixture) -> None:
