@@ -23,6 +23,7 @@ from fastchat.protocol.openai_replies import (
     new_id,
 )
 from fastchat.serve.asgi import SSE_DONE, EventStream, json_response, unless_gone
+from fastchat.serve.fetch import with_pictures
 from fastchat.serve.generation import (
     Answer,
     UsageSum,
@@ -59,6 +60,7 @@ class TextRoutes:
         wanted = chat_request(
             body, engine.info, request_id=head.id, seed=self._worker.settings.seed
         )
+        wanted = await with_pictures(wanted, self._worker.pictures)
         usage = UsageSum(body.n)
         with_logprobs = body.alternatives is not None
         if body.stream:

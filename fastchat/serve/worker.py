@@ -44,6 +44,7 @@ from fastchat.serve.asgi import (
     read_body,
     unless_gone,
 )
+from fastchat.serve.fetch import PictureFetcher
 from fastchat.serve.generation import check_size
 from fastchat.serve.rank_routes import RankRoutes
 from fastchat.serve.text_routes import TextRoutes
@@ -90,6 +91,8 @@ class Worker:
         self.admission = Admission(limit, _QUEUE_FACTOR * limit if max_queue is None else max_queue)
         self.metrics = WorkerMetrics(self.engines, self.admission)
         self._created = int(time.time())
+        self.pictures = PictureFetcher() if settings.allow_image_urls else None
+        """Fetches what requests name by address."""
         self.on_change: Callable[[], None] = _nothing
         """Called when model names have come or gone."""
         texts = TextRoutes(self)
@@ -124,6 +127,8 @@ class Worker:
         """Refuses new requests, lets those under way end for a while, aborts the rest."""
         self.admission.close()
         await asyncio.gather(*(engine.stop(_DRAIN_S) for engine in self.distinct))
+        if self.pictures is not None:
+            await self.pictures.close()
 
     def status(self) -> dict[str, Any]:
         """The worker's load, in the published words."""

@@ -29,6 +29,8 @@ class WorkerSettings(ServerSettings):
     """Seed of requests that bring none."""
     embed_in_truncate: bool = False
     """Cut texts to be embedded at the context length, instead of averaging over pieces."""
+    allow_image_urls: bool = False
+    """Fetch pictures that requests name by http(s); public hosts only. Else only data: is taken."""
     strict: bool = False
     """Refuse fields that have no meaning here; otherwise `x-fastchat-ignored` names them."""
     heart_beat_interval_s: Annotated[float, Env("FASTCHAT_WORKER_HEART_BEAT_INTERVAL")] = 4.0
