@@ -2,6 +2,8 @@
 
 import json
 import os
+import re
+import shlex
 import signal
 import subprocess
 import sys
@@ -14,6 +16,8 @@ import pytest
 from real_processes import free_port, running, wait_until_answers
 
 from fastchat.serve import keys
+from fastchat.serve.openai_api_server import GatewaySettings
+from fastchat.settings import parse
 from fastchat.store.database import Database
 from fastchat.store.keys import KeyStore, digest_of
 
@@ -97,6 +101,27 @@ def test_mistakes_are_told(
     status, out, err = run(capsys, *words)
     assert status == 2
     assert said in out + err and "secret" not in out + err
+
+
+def test_the_documents_lines_run(
+    root: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    for name in ("README.md", "docs/api.md"):
+        text = (root / name).read_text("utf-8")
+        lines = re.findall(r"^python3 -m fastchat\.serve\.keys (.*)$", text, re.MULTILINE)
+        assert lines
+        for line in lines:
+            assert run(capsys, *shlex.split(line))[0] == 0, line
+    assert {path.name for path in tmp_path.glob("*.db")} == {"keys.db", "fastchat.db"}
+
+
+def test_the_documents_lines_for_the_gateway_are_understood(root: Path) -> None:
+    text = (root / "README.md").read_text("utf-8")
+    lines = re.findall(r"^python3 -m fastchat\.serve\.openai_api_server(.*)$", text, re.MULTILINE)
+    parsed = [parse(GatewaySettings, shlex.split(line)) for line in lines]
+    given = [s for s in parsed if s.database_url]
+    assert [str(s.register_api_endpoint_file) for s in given] == ["endpoints.json"]
 
 
 @pytest.mark.slow
