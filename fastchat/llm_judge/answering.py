@@ -107,7 +107,7 @@ async def _conversation(
     """One reply a turn; each turn sees those before it."""
     said: list[Message] = []
     replies: list[Reply] = []
-    for turn in question.turns:
+    for i, turn in enumerate(question.turns, 1):
         said.append(Message(role="user", text=turn))
         reply = await model.ask(
             Request(
@@ -115,6 +115,7 @@ async def _conversation(
                 temperature=temperature,
                 max_tokens=plan.max_tokens,
                 seed=seed if temperature > 0 else None,
+                n_turns_to_come=len(question.turns) - i,
             )
         )
         if reply.finish_reason == "content_filter":

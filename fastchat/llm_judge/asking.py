@@ -40,6 +40,8 @@ if TYPE_CHECKING:
     from fastchat.engine.base import Engine
 
 LONGEST_WAIT_S = 30.0
+KEPT_FOR_LATER = 512
+"""Tokens of an engine's context that an early turn leaves to later ones, or half if it is short."""
 OPTIONAL = {
     "response_format": "response_format",
     "seed": "seed",
@@ -66,6 +68,8 @@ class Request:
     """JSON schema the reply should follow, where the endpoint can."""
     is_fresh: bool = field(default=False, compare=False)
     """Whether the cache is passed by."""
+    n_turns_to_come: int = field(default=0, compare=False)
+    """Turns of the same conversation for which an engine keeps room in its context."""
 
     def key(self, model: str) -> str:
         """What makes two requests the same: whom and what, not where."""
@@ -302,9 +306,18 @@ class EngineModel:
 
     async def ask(self, request: Request) -> Reply:
         try:
-            return await self._ask(request, request.max_tokens)
+            return await self._ask(request, self._budget(request))
         except ContextOverflowError:  # then as much as there is room for
             return await self._ask(request, None)
+
+    def _budget(self, request: Request) -> int:
+        """The tokens asked for, less where turns to come would find no room."""
+        if not request.n_turns_to_come:
+            return request.max_tokens
+        used = len(self._engine.tokenize(self._engine.render(request.messages)))
+        room = self._engine.info.context_length - used
+        share = room // (request.n_turns_to_come + 1)
+        return max(1, min(request.max_tokens, max(share, room - KEPT_FOR_LATER)))
 
     async def close(self) -> None:
         await self._engine.stop()

@@ -47,7 +47,7 @@ class EndpointSettings:
         """Refuses numbers nothing can be done with.
 
         Raises:
-            UsageError: a value out of range, or a ceiling without prices.
+            UsageError: a value out of range.
         """
         for name, least in (("parallel", 1), ("max_tries", 1)):
             if getattr(self, name) < least:
@@ -57,8 +57,6 @@ class EndpointSettings:
             value = getattr(self, name)
             if value is not None and not 0 <= value < float("inf"):
                 raise UsageError(f"--{name.replace('_', '-')} {value}: give 0 or more.")
-        if self.max_cost is not None and (self.price_input is None or self.price_output is None):
-            raise UsageError("--max-cost needs --price-input and --price-output.")
 
 
 class Endpoint(BaseModel):
@@ -85,7 +83,7 @@ def endpoint_of(model: str, settings: EndpointSettings) -> Endpoint:
     """The endpoint that answers for `model`: the file's entry, else the flags.
 
     Raises:
-        UsageError: no usable address.
+        UsageError: no usable address, or a ceiling without prices.
         DataError: the file of endpoints cannot be used.
     """
     entries = _read(settings.endpoints) if settings.endpoints else {}
@@ -102,6 +100,8 @@ def endpoint_of(model: str, settings: EndpointSettings) -> Endpoint:
             ("price_output", settings.price_output),
         )
     }
+    if settings.max_cost is not None and None in prices.values():
+        raise UsageError(f"--max-cost needs --price-input and --price-output of {model}.")
     return endpoint.model_copy(update=prices)
 
 

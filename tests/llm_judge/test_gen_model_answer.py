@@ -120,6 +120,14 @@ def test_the_manifest_has_settings_and_sums(here: Path) -> None:
     assert end["answered"] == 4 and end["requests"] == 8
 
 
+def test_a_short_context_leaves_room_for_the_second_turn(here: Path) -> None:
+    words = ["--model-path", "echo:context=700", "--model-id", "m", *BENCH]
+    assert gen_model_answer.main([*words, "--question-end", "20"]) == 0
+    rows = rows_of(FILE)
+    assert len(rows) == 20
+    assert all(all(row["choices"][0]["turns"]) for row in rows)
+
+
 @pytest.mark.slow
 def test_after_kill_nine_the_rest_is_answered_and_nothing_twice(here: Path) -> None:
     words = ["--model-path", "echo:delay_ms=10", "--model-id", "m", *BENCH, "--max-running", "8"]
