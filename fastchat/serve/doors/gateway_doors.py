@@ -1,17 +1,14 @@
-"""All doors of a gateway, and what they keep running."""
+"""All doors of a gateway, and what they keep running.
+
+The doors are imported when a gateway is made, so that its `--help` waits for no body's class.
+"""
 
 import asyncio
 
-from fastchat.serve.doors.batch_runner import BatchRunner
-from fastchat.serve.doors.batches import BatchesDoors
 from fastchat.serve.doors.door import DoorTable
 from fastchat.serve.doors.door_stores import DoorStores
 from fastchat.serve.doors.embedding_pieces import EmbeddingPieces
-from fastchat.serve.doors.files import FilesDoors
 from fastchat.serve.doors.inside import Inside, Route
-from fastchat.serve.doors.messages import MessagesDoors
-from fastchat.serve.doors.openapi import OpenApiDoors
-from fastchat.serve.doors.responses import ResponsesDoors
 
 FILE_LIMIT_BYTES = 200 << 20
 """Of one uploaded file; OpenAI allows a batch as much."""
@@ -37,6 +34,13 @@ class GatewayDoors:
         has_keys: bool = False,
         embedding_batch: int | None = None,
     ) -> None:
+        from fastchat.serve.doors.batch_runner import BatchRunner
+        from fastchat.serve.doors.batches import BatchesDoors
+        from fastchat.serve.doors.files import FilesDoors
+        from fastchat.serve.doors.messages import MessagesDoors
+        from fastchat.serve.doors.openapi import OpenApiDoors
+        from fastchat.serve.doors.responses import ResponsesDoors
+
         inside = Inside(route)
         self._stores = DoorStores(database_url)
         self._responses = ResponsesDoors(inside, self._stores.responses, limit_bytes=limit_bytes)

@@ -1,3 +1,4 @@
+import asyncio
 import contextlib
 import json
 from collections.abc import AsyncIterator
@@ -254,12 +255,18 @@ async def test_fields_without_meaning_are_named() -> None:
 async def test_leaving_ends_the_work() -> None:
     engine = EchoEngine(echo_options("echo:delay_ms=20"))
     worker = Worker({"echo": engine}, WorkerSettings())
-    body = {"model": "echo", "max_tokens": 4000, "stream": True}
+    body: dict[str, Any] = {"model": "echo", "max_tokens": 4000, "stream": True}
     body["messages"] = [{"role": "user", "content": "x" * 2000}]
-    async with serving(worker.app) as inner, gateway_to(inner) as url:
-        async with aiohttp.ClientSession() as session:
-            async with session.post(f"{url}/v1/messages", json=body) as reply:
-                await reply.content.read(300)
-            async with session.post(f"{url}/v1/messages", json=body) as reply:
-                await reply.content.read(300)
+    async with (
+        serving(worker.app) as inner,
+        gateway_to(inner) as url,
+        aiohttp.ClientSession() as session,
+    ):
+        async with session.post(f"{url}/v1/messages", json=body) as reply:
+            await reply.content.read(300)
+        await until(lambda: engine.aborted_total == 1)
+        whole = session.post(f"{url}/v1/messages", json=body | {"stream": False})
+        asking = asyncio.ensure_future(whole)
+        await until(lambda: worker.admission.running)
+        asking.cancel()
         await until(lambda: engine.aborted_total == 2)
