@@ -10,7 +10,14 @@ from fake_provider import TEXT, FakeProvider
 from live import serving
 
 from fastchat.errors import UsageError
+from fastchat.serve.gradio_web_server import (
+    WebSettings,
+    read_page_settings,
+    with_endpoint_file,
+)
+from fastchat.serve.gradio_web_server_multi import MultiSettings
 from fastchat.serve.side_gateway import side_gateway
+from fastchat.settings import parse
 
 
 def write(tmp_path: Path, url: str) -> Path:
@@ -37,6 +44,19 @@ async def test_the_files_models_are_there_while_the_page_runs(tmp_path: Path) ->
                 with pytest.raises(openai.AuthenticationError):
                     await client.models.list()
         assert "gateway" not in {thread.name for thread in threading.enumerate()}
+
+
+def test_both_pages_ask_it_where_they_have_a_file(tmp_path: Path) -> None:
+    file = write(tmp_path, "http://127.0.0.1:9/v1")
+    for kind in (WebSettings, MultiSettings):
+        flags = ["--register-api-endpoint-file", str(file), "--controller", ""]
+        with with_endpoint_file(parse(kind, flags)) as settings:
+            page = read_page_settings(settings)
+            assert page.source.api_url is not None
+            assert page.source.api_url.startswith("http://127.0.0.1:")
+            assert page.source.api_key
+        with with_endpoint_file(parse(kind, [])) as settings:
+            assert settings.api_url is None
 
 
 def test_without_a_file_nothing_runs() -> None:

@@ -6,6 +6,7 @@ Its key goes into one header of the requests to its address, and nowhere else.
 import asyncio
 import contextlib
 import logging
+import re
 from collections.abc import AsyncGenerator, Callable
 from datetime import UTC, datetime
 from typing import Any
@@ -39,6 +40,7 @@ RETRY_STATUS = frozenset({408, 429, 500, 502, 503, 504, 529})
 FIRST_WAIT_S = 0.5
 LONGEST_WAIT_S = 5.0
 SHOWN_LENGTH = 300
+_FIELD_NAME = re.compile(r"[A-Za-z0-9_.-]{1,64}")
 
 WIRES: dict[str, Wire] = {
     "openai": OpenAIWire(),
@@ -94,8 +96,9 @@ class RemoteRequest:
         """The head of the client's reply."""
         kind = b"text/event-stream; charset=utf-8" if self.wants_events else b"application/json"
         headers: Headers = [(b"content-type", kind)]
-        if self.wire.ignored:
-            headers.append((b"x-fastchat-ignored", ", ".join(self.wire.ignored).encode("ascii")))
+        # The names are the client's own words, and a header is no place for all of those.
+        if names := [name for name in self.wire.ignored if _FIELD_NAME.fullmatch(name)]:
+            headers.append((b"x-fastchat-ignored", ", ".join(names[:50]).encode("ascii")))
         return headers
 
 
@@ -192,7 +195,10 @@ class Remote:
         wants_events = value.get("stream") is True
         if wants_events and not self.entry.kind.streams and not is_chat:
             raise UsageError(f"{self.entry.name!r} streams chat only.", param="stream")
-        wire = self._wire.request(self.entry, path, value)
+        try:
+            wire = self._wire.request(self.entry, path, value)
+        except (AttributeError, KeyError, TypeError, ValueError):
+            raise UsageError("A field of the request is not of the type that it must be.") from None
         options = value.get("stream_options")
         with_usage = isinstance(options, dict) and options.get("include_usage") is True
         return RemoteRequest(wire, wants_events=wants_events, with_usage=with_usage)

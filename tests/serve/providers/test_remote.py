@@ -285,6 +285,66 @@ async def test_fields_without_effect_are_named(tmp_path: Path) -> None:
             await here.chat(response_format=form)
 
 
+MALFORMED: list[dict[str, Any]] = [
+    {"messages": []},
+    {"messages": "hi"},
+    {"messages": [3]},
+    {"messages": [{"role": "nobody", "content": "x"}]},
+    {"messages": [{"role": "user", "content": 5}]},
+    {"messages": [{"role": "user", "content": [{"type": "video"}]}]},
+    {"messages": [{"role": "user", "content": [{"type": "image_url", "image_url": {}}]}]},
+    {
+        "messages": [
+            {
+                "role": "user",
+                "content": [{"type": "image_url", "image_url": {"url": "file:///etc/passwd"}}],
+            }
+        ]
+    },
+    {
+        "messages": [
+            {
+                "role": "user",
+                "content": [{"type": "image_url", "image_url": {"url": "data:image/png;base64,!"}}],
+            }
+        ]
+    },
+    {"messages": [{"role": "tool", "content": "x"}]},
+    {"messages": [{"role": "assistant", "tool_calls": [{}]}]},
+    {"messages": [{"role": "assistant", "tool_calls": 5}]},
+    {"tools": 5},
+    {"tools": [{"type": "function"}]},
+    {"tool_choice": "whatever"},
+    {"stop": 5},
+    {"response_format": "json"},
+]
+
+
+@pytest.mark.parametrize("wire", TRANSLATED)
+async def test_malformed_requests_are_refused_before_they_cost(wire: str, tmp_path: Path) -> None:
+    async with place(wire, tmp_path) as here:
+        http = here.client._client
+        for fields in MALFORMED:
+            body = {"model": "ours", "messages": HELLO} | fields
+            reply = await http.post(here.url + "/v1/chat/completions", json=body)
+            assert reply.status_code == 400, fields
+            assert reply.json()["error"]["type"] == "invalid_request_error"
+        assert here.provider.seen == []
+        body = {"model": "ours", "messages": HELLO, "a\r\nx: y": 1, "é": 1, "fine": 1}
+        reply = await http.post(here.url + "/v1/chat/completions", json=body)
+        assert (reply.status_code, reply.headers["x-fastchat-ignored"]) == (200, "fine")
+
+
+async def test_a_reply_that_cannot_be_read_is_the_providers_failure(tmp_path: Path) -> None:
+    strange = [[], {"content": 5}, {"content": [{"type": "tool_use"}]}, {"content": ["x"]}]
+    async with place("anthropic", tmp_path) as here:
+        for value in strange:
+            here.provider.failures = [(200, {}, value)]
+            with pytest.raises(openai.InternalServerError) as caught:
+                await here.chat()
+            assert caught.value.status_code == 502
+
+
 async def test_embeddings_pass_to_openai_and_nowhere_else(tmp_path: Path) -> None:
     async with place("openai", tmp_path) as here:
         with contextlib.suppress(openai.APIError, TypeError, ValueError):
