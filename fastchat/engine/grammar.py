@@ -34,8 +34,13 @@ logger = logging.getLogger(__name__)
 KEPT = 256
 """Compiled grammars of one model that are kept, the least recently used leaving first."""
 
-WHITESPACE = r"(\n[ ]{0,24}|[ ])?"
-"""Between the tokens of JSON: as people and libraries write it, and never without end."""
+JSON_FORM: dict[str, Any] = {
+    "whitespace_flexible": False,
+    "item_separator": ", ?",
+    "key_separator": ": ?",
+}
+"""JSON on one line, at most a blank after a comma or colon: a model can waste no token on blanks,
+of which small ones write as many as they may."""
 
 _FORCED_COMPLETE = "NoExtension"
 
@@ -230,14 +235,27 @@ def apply_masks(scores: Tensor, rows: Sequence[int], bits: np.ndarray) -> None:
         allowed = np.unpackbits(bits.view(np.uint8), axis=1, count=width, bitorder="little")
         forbidden = torch.from_numpy(allowed).logical_not_().view(torch.bool)
     else:
-        words = torch.from_numpy(bits.view(np.int32)).to(scores.device).unsqueeze(-1)
-        shifts = torch.arange(32, dtype=torch.int32, device=scores.device)
-        forbidden = (((words >> shifts) & 1) == 0).view(len(rows), -1)[:, :width]
+        forbidden = forbidden_on_device(torch.from_numpy(bits.view(np.int32)).to(scores.device))
+        forbidden = forbidden[:, :width]
     if len(rows) == len(scores):
         scores.masked_fill_(forbidden, float("-inf"))
         return
     for row, mask in zip(rows, forbidden, strict=True):
         scores[row].masked_fill_(mask, float("-inf"))
+
+
+def forbidden_on_device(words: Tensor) -> Tensor:
+    """(rows, 32 W) bool of (rows, W) int32 bits, unpacked where they are: a 32nd is sent."""
+    import torch
+
+    shifts = torch.arange(32, dtype=torch.int32, device=words.device)
+    return (((words.unsqueeze(-1) >> shifts) & 1) == 0).view(len(words), -1)
+
+
+def can_constrain(loaded: LoadedModel) -> bool:
+    """Whether answers of this model can be held to a grammar."""
+    is_fast = getattr(loaded.tokenizer, "is_fast", False)
+    return loaded.can_generate and bool(is_fast) and bool(loaded.eos_token_ids)
 
 
 def opens_at_end(tokenizer: Any, prompt_ids: Sequence[int], mark: str) -> bool:
@@ -249,11 +267,9 @@ def opens_at_end(tokenizer: Any, prompt_ids: Sequence[int], mark: str) -> bool:
 def _ll_tokenizer(loaded: LoadedModel) -> LLTokenizer:
     from llguidance import hf
 
+    if not can_constrain(loaded):
+        raise UsageError("this model cannot be held to a grammar; ask another one")
     ends = sorted(loaded.eos_token_ids)
-    if not getattr(loaded.tokenizer, "is_fast", False):
-        raise UsageError("this model's tokenizer cannot be held to a grammar; ask another model")
-    if not ends:
-        raise UsageError("this model has no end token, so no grammar can end its answer")
     return hf.from_tokenizer(loaded.tokenizer, n_vocab=loaded.vocab_size, eos_token=ends)
 
 
@@ -285,7 +301,7 @@ def _source(grammar: Grammar) -> str:
 
     match grammar.kind:
         case "json_schema":
-            options: Any = {"whitespace_pattern": WHITESPACE, "lenient": grammar.is_lenient}
+            options: Any = {**JSON_FORM, "lenient": grammar.is_lenient}
             return LLMatcher.grammar_from_json_schema(grammar.source, overrides=options)
         case "regex":
             return LLMatcher.grammar_from_regex(grammar.source)

@@ -27,7 +27,7 @@ from fastchat.engine.base import (
     FinishReason,
     GenerationRequest,
 )
-from fastchat.engine.grammar import Grammars
+from fastchat.engine.grammar import Grammars, can_constrain
 from fastchat.engine.row_forward import RowCache, RowForward
 from fastchat.engine.sampling import RawLogprob, Sampler, raw_logprobs
 from fastchat.engine.thread import ChunkStream, ModelThread, model_error
@@ -67,7 +67,8 @@ class GroupEngine:
         self._forward = RowForward(loaded)
         self._sampler = Sampler(loaded.vocab_size, loaded.device)
         self._grammars = Grammars(loaded)
-        abilities = {"generate", "embed", "logprobs", "logit_bias", "seed", "grammar"}
+        abilities = {"generate", "embed", "logprobs", "logit_bias", "seed"}
+        abilities |= {"grammar"} if can_constrain(loaded) else set()
         self.info = EngineInfo(
             model_path=path,
             family=loaded.family.name,

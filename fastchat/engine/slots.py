@@ -21,7 +21,7 @@ from fastchat.engine.base import (
     FinishReason,
     GenerationRequest,
 )
-from fastchat.engine.grammar import Grammars
+from fastchat.engine.grammar import Grammars, can_constrain
 from fastchat.engine.live import Choice, Live, choice_of, segment_of
 from fastchat.engine.loaded_adapters import Computer, LoadedAdapters
 from fastchat.engine.packed import PackedModel
@@ -48,9 +48,7 @@ INLINE_CHARS = 20_000
 READING_AT_ONCE = 2
 """Requests whose pictures are decoded at a time: one may take 120 MB."""
 
-ABILITIES = frozenset(
-    {"generate", "embed", "logprobs", "logit_bias", "seed", "grammar", "adapters"}
-)
+ABILITIES = frozenset({"generate", "embed", "logprobs", "logit_bias", "seed", "adapters"})
 
 
 class SlotEngine:
@@ -89,7 +87,9 @@ class SlotEngine:
             reasoning=loaded.prompting.reasoning,
             special_ids=loaded.prompting.special_ids,
             template_variables=loaded.prompting.variables,
-            abilities=ABILITIES | ({"vision"} if packed.has_vision else set()),
+            abilities=ABILITIES
+            | ({"vision"} if packed.has_vision else set())
+            | ({"grammar"} if can_constrain(loaded) else set()),
         )
         self._thread: ModelThread | None = None
         self._is_stopping = False

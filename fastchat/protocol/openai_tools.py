@@ -23,7 +23,8 @@ class Tool:
     """A function that the model may call."""
 
     name: str
-    description: str | None
+    description: str
+    """Empty where the client gave none: many chat templates fail without one."""
     parameters: dict[str, Any]
     """A JSON schema of an object."""
     source: str
@@ -32,8 +33,11 @@ class Tool:
 
     def wire(self) -> dict[str, Any]:
         """The form in which chat templates read it."""
-        described = {} if self.description is None else {"description": self.description}
-        function = {"name": self.name, **described, "parameters": self.parameters}
+        function = {
+            "name": self.name,
+            "description": self.description,
+            "parameters": self.parameters,
+        }
         return {"type": "function", "function": function}
 
 
@@ -88,7 +92,7 @@ def _tool(value: Any, path: str) -> Tool:
     where = f"{path}.function.parameters"
     return Tool(
         name=name,
-        description=description,
+        description=description or "",
         parameters=schema,
         source=json_text(schema, param=where, limit=MAX_PARAMETERS_CHARS),
         is_strict=strict is True,

@@ -15,8 +15,8 @@ from fastchat.protocol.openai_api import ChatRequest
 from fastchat.protocol.openai_constraints import Constraint
 from fastchat.protocol.openai_tools import Tool
 
-WHITESPACE = r"(\n[ ]{0,24}|[ ])?"
-"""Between the tokens of arguments, as between those of other JSON."""
+_JSON_FORM = {"whitespace_flexible": False, "item_separator": ", ?", "key_separator": ": ?"}
+"""Arguments stand on one line, as all JSON of the engine does."""
 
 
 def chat_grammar(body: ChatRequest, info: EngineInfo) -> Grammar | None:
@@ -181,7 +181,7 @@ def _need_grammar(info: EngineInfo, param: str) -> None:
 def _json(schema: str, *, is_lenient: bool) -> str:
     """A schema as a part of a Lark grammar."""
     fields = orjson.loads(schema)
-    fields["x-guidance"] = {"whitespace_pattern": WHITESPACE, "lenient": is_lenient}
+    fields["x-guidance"] = {**_JSON_FORM, "lenient": is_lenient}
     return "%json " + orjson.dumps(fields).decode()
 
 

@@ -9,11 +9,11 @@ from typing import Any, Literal
 import numpy as np
 import pytest
 import torch
-from schemas import SCHEMAS, Person
+from schemas import SCHEMAS, Palette, Person
 
 from fastchat.engine.base import Chunk, Engine, GenerationRequest, Grammar, SamplingParams
 from fastchat.engine.choose import EngineSettings, open_engine
-from fastchat.engine.grammar import Grammars, apply_masks
+from fastchat.engine.grammar import Grammars, apply_masks, forbidden_on_device
 from fastchat.errors import UsageError
 from fastchat.model.load import ModelSettings
 
@@ -209,6 +209,19 @@ def test_masks_leave_what_they_allow_and_other_rows_alone(rows: list[int]) -> No
             assert bool((masked[i][~kept] == float("-inf")).all())
         else:
             assert torch.equal(masked[i], scores[i])
+
+
+def test_bits_are_unpacked_alike_on_an_accelerator() -> None:
+    words = np.random.default_rng(2).integers(0, 2**32, (2, 3), dtype=np.uint64).astype(np.uint32)
+    there = forbidden_on_device(torch.from_numpy(words.view(np.int32)))
+    scores = torch.zeros(2, 90)
+    apply_masks(scores, [0, 1], words)
+    assert torch.equal(there[:, :90], scores == float("-inf"))
+
+
+async def test_json_stands_on_one_line(engine: Engine) -> None:
+    text, _ = await answer(engine, asked(schema(Palette)))
+    assert re.fullmatch(r'\{"colours": ?\["\w+"(, ?"\w+")*\], ?"is_dark": ?(true|false)\}', text)
 
 
 @pytest.mark.slow
