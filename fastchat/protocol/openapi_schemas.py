@@ -150,8 +150,11 @@ def taken() -> dict[str, Schema]:
         long_name = f"{part.__module__}.{part.__name__}".replace(".", "__")
         for name in (part.__name__, long_name):
             _allow_nulls(found.get(name, {}))
-    found["ScoreRequest"] = _score(found["ScoreRequest"])
-    return {**found, **TAKEN_BY_HAND}
+    found["ScoreRequest"]["required"] = ["model", "text_1", "text_2"]
+    for name in ("TokenizeRequest", "DetokenizeRequest"):
+        found[name] = _without_model(found[name])  # where there is one only
+    by_path = _without_model(found["EmbeddingRequest"])
+    return {**found, "EmbeddingByPathRequest": by_path, **TAKEN_BY_HAND}
 
 
 def _correct(schema: Schema, kind: type[Body]) -> None:
@@ -174,9 +177,11 @@ def _allow_nulls(schema: Schema) -> None:
             schema["properties"][name] = nullable(value)
 
 
-def _score(schema: Schema) -> Schema:
-    """The two texts of a score, under the first of their names."""
-    return {**schema, "required": sorted({"model", "text_1", "text_2"})}
+def _without_model(schema: Schema) -> Schema:
+    """The schema of a body that may leave out its model."""
+    required = [name for name in schema.get("required", ()) if name != "model"]
+    model = nullable(schema["properties"]["model"])
+    return {**schema, "required": required, "properties": {**schema["properties"], "model": model}}
 
 
 TAKEN_BY_HAND: dict[str, Schema] = {

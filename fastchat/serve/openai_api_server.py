@@ -269,6 +269,8 @@ class Gateway:
             caller = await self.access.caller_of(scope)
             names = [n for n in self.roster.router.models() if not caller or caller.allows(n)]
             model = names[0] if len(names) == 1 else None
+            if model is not None:
+                body = orjson.dumps(parse_json_object(body) | {"model": model})
         if model is None:
             raise UsageError("'model' is missing: name the model to ask.", param="model")
         caller = await self.access.caller_of(scope)

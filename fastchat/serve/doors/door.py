@@ -41,7 +41,9 @@ class DoorTable:
 
     def at(self, path: str) -> list[tuple[Door, dict[str, str]]]:
         """The doors of a path, one for each method, with what stands in its places."""
-        if path not in self._plain and not any(path.startswith(first) for first in self._firsts):
+        if path in self._plain:
+            return [(door, {}) for door in self.doors if door.path == path]
+        if not any(path.startswith(first) for first in self._firsts):
             return []
         found = [(door, door.pattern.fullmatch(path)) for door in self.doors]
         return [(door, match.groupdict()) for door, match in found if match]

@@ -86,7 +86,7 @@ OPERATIONS = (
     _post(
         "/v1/engines/{model_name}/embeddings",
         "Gives texts their vectors, by the model in the path unless the body names one.",
-        "EmbeddingRequest",
+        "EmbeddingByPathRequest",
         "Embeddings",
     ),
     *(_post(p, _RANK, "RerankRequest", "Rerank") for p in ("/v1/rerank", "/v2/rerank", "/rerank")),

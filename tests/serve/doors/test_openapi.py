@@ -104,13 +104,26 @@ def _with_known(made: dict[str, Any], known: dict[str, str]) -> dict[str, Any]:
     for schema in schemas.values():
         if "model" in schema.get("required", ()) and "maxLength" in schema["properties"]["model"]:
             schema["properties"]["model"] = {"type": "string", "enum": ["echo"]}
+        elif "null" in json.dumps(schema.get("properties", {}).get("model")):
+            schema["properties"]["model"] = {"enum": ["echo", None]}
     schemas["BatchRequest"]["properties"]["input_file_id"] = {
         "type": "string",
         "enum": [known["file_id"]],
     }
-    for path in made["paths"].values():
+    for name, path in made["paths"].items():
         for operation in path.values():
             for parameter in operation["parameters"]:
-                if parameter["name"] in known:
+                # The model in the path of the old route is only asked where the body names none.
+                if parameter["name"] in known and "/engines/" not in name:
                     parameter["schema"]["enum"] = [known[parameter["name"]]]
     return made
+
+
+async def test_a_fixed_path_wins_over_one_with_a_place() -> None:
+    async with echo_gateway() as url, aiohttp.ClientSession() as session:
+        async with session.get(f"{url}/v1/responses/input_tokens") as reply:
+            assert (reply.status, reply.headers["allow"]) == (405, "POST")
+        async with session.get(f"{url}/v1/embeddings") as reply:
+            assert (reply.status, reply.headers["allow"]) == (405, "POST")
+        async with session.post(f"{url}/tokenize", json={"prompt": "abc"}) as reply:
+            assert (await reply.json())["count"] == 3  # of the only model
