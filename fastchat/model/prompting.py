@@ -188,7 +188,7 @@ def from_jinja(
             arguments["tools"] = list(options.tools) or None
         elif options.tools or _has_tool_turns(messages):
             messages = plain_messages(messages, options.tools, tools)
-        turns = [_turn(message, in_parts=wants_parts) for message in messages]
+        turns = _turns(messages, in_parts=wants_parts)
         return _applied(
             tokenizer, turns, chat_template=source, add_generation_prompt=is_open, **arguments
         )
@@ -241,6 +241,19 @@ def _wants_parts(tokenizer: Any, source: str | None) -> bool:
             return False
 
     return not shows(False) and shows(True)
+
+
+def _turns(messages: Sequence[Message], *, in_parts: bool = False) -> list[dict[str, Any]]:
+    """Messages as chat templates read them; results carry the name of the tool they are of."""
+    names: dict[str | None, str] = {}
+    turns: list[dict[str, Any]] = []
+    for message in messages:
+        names |= {call.id: call.name for call in message.tool_calls}
+        turn = _turn(message, in_parts=in_parts)
+        if message.role == "tool" and (name := message.name or names.get(message.tool_call_id)):
+            turn["name"] = name
+        turns.append(turn)
+    return turns
 
 
 def _turn(message: Message, *, in_parts: bool = False) -> dict[str, Any]:

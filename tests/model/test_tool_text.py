@@ -59,13 +59,13 @@ def test_a_chat_template_gets_what_it_reads() -> None:
     source = (
         "{{ tools | length }} {{ flag }} {% for m in messages %}"
         "{% for c in m.tool_calls %}{{ c.id }} {{ c.function.arguments.zone }}{% endfor %}"
-        "{{ m.tool_call_id }}{{ m.reasoning_content }}\n{% endfor %}"
+        "{{ m.tool_call_id }} {{ m.name }} {{ m.reasoning_content }}\n{% endfor %}"
     )
     prompting = from_jinja(tokenizer, source, name="x")
     assert prompting.variables == {"flag"}
     turns = (*TURNS[:3], Message(role="assistant", text="", reasoning="hm"))
     text = prompting.render(turns, ChatOptions(tools=(TOOL,), template_kwargs={"flag": "up"}))
-    assert text.split() == ["1", "up", "c1", "UTC", "c1", "hm"]
+    assert text.split() == ["1", "up", "c1", "UTC", "c1", "clock", "hm"]
 
 
 def test_a_template_of_ours_follows_its_family() -> None:
