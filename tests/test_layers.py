@@ -38,6 +38,8 @@ COMMANDS: dict[str, set[str]] = {
     "serve/monitor/basic_stats.py": {"arena"},
     "serve/monitor/clean_battle_data.py": {"arena"},
     "serve/monitor/elo_analysis.py": {"arena"},
+    "serve/monitor/monitor.py": {"arena", "web"},
+    "serve/monitor/monitor_md.py": {"arena"},
     "serve/gradio_web_server_multi.py": {"web"},
     "llm_judge/qa_browser.py": {"web"},
 }

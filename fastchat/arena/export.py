@@ -12,6 +12,7 @@ from typing import Any, cast
 import orjson
 
 from fastchat.arena.leaderboard import Board, Interval, Leaderboard, Row, System
+from fastchat.arena.model_table import ModelInfo
 from fastchat.errors import DataError
 
 COLUMNS = (
@@ -135,3 +136,21 @@ def _table_row(row: Row) -> str:
         f"{row.n_battles:,}",
     )
     return "<tr>" + "".join(f"<td>{html.escape(cell)}</td>" for cell in cells) + "</tr>"
+
+
+def markdown_of(board: Board, infos: Mapping[str, ModelInfo]) -> str:
+    """The board as a Markdown table under its title."""
+    lines = [
+        f"## {board.title}",
+        "",
+        "| Rank | Model | Rating | 95 % interval | Votes | Organization | License |",
+        "| --: | --- | --: | --: | --: | --- | --- |",
+    ]
+    for row in board.rows:
+        info = infos.get(row.model, ModelInfo(key=row.model, name=row.model))
+        name = f"[{info.name}]({info.link})" if info.link else info.name
+        interval = f"+{row.upper - row.rating:.0f}/-{row.rating - row.lower:.0f}"
+        cells = [str(row.rank), name, f"{row.rating:.0f}", interval, str(row.n_battles)]
+        cells += [info.organization, info.license]
+        lines.append("| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |")
+    return "\n".join([*lines, *(f"\nNote: {note}" for note in board.notes), ""])

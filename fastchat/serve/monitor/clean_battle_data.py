@@ -85,7 +85,7 @@ def _rules(settings: CleanBattleDataSettings) -> "CleaningRules":
     return CleaningRules(
         published=settings.upstream_rules,
         exclude_models=frozenset(settings.exclude_model_names or ()),
-        banned_ips=_banned(settings.ban_ip_file),
+        banned_ips=read_banned(settings.ban_ip_file),
         since=_day(settings.since, "--since"),
         until=_day(settings.until, "--until"),
         shortest_s=settings.min_vote_seconds,
@@ -93,7 +93,8 @@ def _rules(settings: CleanBattleDataSettings) -> "CleaningRules":
     )
 
 
-def _banned(path: Path | None) -> frozenset[str]:
+def read_banned(path: Path | None) -> frozenset[str]:
+    """The addresses of a --ban-ip-file; none without one."""
     import orjson
 
     if path is None:

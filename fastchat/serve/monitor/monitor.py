@@ -1,0 +1,210 @@
+"""A page of its own for the leaderboard and the statistics, from results, a store or logs."""
+
+import socket
+import sys
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+from fastchat import logs
+from fastchat.errors import UsageError
+from fastchat.serve import asgi
+from fastchat.settings import CommaList, Env, ServerSettings, alias, run_command
+
+if TYPE_CHECKING:
+    from fastchat.arena.leaderboard import Leaderboard
+    from fastchat.web.app import PageSettings
+    from fastchat.web.security import Guard
+
+PROG = "python3 -m fastchat.serve.monitor.monitor"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class MonitorSettings(ServerSettings):
+    """Serves the leaderboard and the statistics of an arena."""
+
+    host: str = "127.0.0.1"
+    """Address to listen on; 0.0.0.0 lets other machines in."""
+    port: int | None = None  # pyright: ignore[reportIncompatibleVariableOverride]  # unset: search
+    """Port to listen on; without it the first free one from 7860 on."""
+    share: bool = False
+    """Also open a public address through Gradio's tunnel."""
+    concurrency_count: int = 10
+    """Requests worked on at a time."""
+    update_interval: int = 300
+    """Seconds after which logs are read again."""
+    elo_results_file: Annotated[Path | None, alias("--elo")] = None
+    """ratings.json of elo_analysis; without it the board is made of the logs or the store."""
+    database_url: Annotated[str | None, Env("FASTCHAT_DATABASE_URL")] = None
+    """Follow the votes of this store."""
+    log_root: Annotated[Path, alias("--logdir")] = Path("~/fastchat_logs")
+    """Folder of the logs."""
+    max_num_files: int | None = None
+    """Read only the newest so many logs."""
+    leaderboard_table_file: Path | None = None
+    """CSV of models: organization, license, link, knowledge cutoff."""
+    ban_ip_file: Path | None = None
+    """JSON list of addresses whose votes are left out."""
+    exclude_model_names: CommaList = ()
+    """Models whose battles are left out."""
+    password: tuple[str, str] | None = None
+    """Name and password that let readers in."""
+    allowed_hosts: CommaList = ()
+    """Further names under which the page is reached, for example behind a proxy."""
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Runs the page; gives the exit status."""
+    return run_command(MonitorSettings, run, argv, prog=PROG)
+
+
+def run(settings: MonitorSettings) -> None:
+    """Builds the page and serves it until a signal."""
+    if settings.update_interval < 1:
+        raise UsageError(f"--update-interval {settings.update_interval} is below 1 second.")
+    logs.setup("monitor.log", debug=settings.debug)
+    app = build_monitor(settings)
+    from fastchat.serve.gradio_web_server import bind_page
+
+    asgi.run_loop(_serve(app, settings, bind_page(settings.host, settings.port)))
+
+
+def build_monitor(settings: MonitorSettings) -> "Guard":
+    """The page, ready to be served.
+
+    Raises:
+        UsageError, DataError: a file that is named cannot be used.
+    """
+    import gradio as gr
+    from fastapi import FastAPI
+
+    from fastchat.arena.model_table import read_model_table
+    from fastchat.web.app import frame, mounted
+    from fastchat.web.leaderboard import leaderboard_view
+
+    read = leaderboard_source(settings)
+    table = settings.leaderboard_table_file
+    infos = read_model_table(table) if table else {}
+    page_settings = _page_settings(settings)
+    with frame(page_settings.texts, page_settings) as page, gr.Tabs():
+        with gr.Tab("Leaderboard", elem_classes="reading"):
+            leaderboard_view(page, read, infos=infos, interval_s=min(10, settings.update_interval))
+        with gr.Tab("Basic stats", elem_classes="reading") as tab:
+            shown = gr.Markdown("")
+            statistics = _statistics(settings)
+            tab.select(statistics, [], [shown], api_visibility="undocumented")
+    return mounted(FastAPI(openapi_url=None), page, page_settings)
+
+
+def leaderboard_source(settings: MonitorSettings) -> "Callable[[], Leaderboard]":
+    """Gives the leaderboard of now: of the results file, of the store, or of the logs."""
+    import time
+
+    if settings.elo_results_file is not None:
+        from fastchat.arena.export import read_leaderboard
+
+        path = settings.elo_results_file
+        read_leaderboard(path)  # tells what is wrong before anybody looks
+        return Renewed(lambda: read_leaderboard(path), settings.update_interval, time.monotonic)
+    if settings.database_url is not None:
+        from fastchat.arena.live import LiveLeaderboard
+        from fastchat.store.arena import ArenaStore
+        from fastchat.store.database import Database
+
+        return LiveLeaderboard(ArenaStore(Database(settings.database_url))).leaderboard
+    return Renewed(lambda: _of_logs(settings), settings.update_interval, time.monotonic)
+
+
+class Renewed:
+    """A leaderboard that is made anew when it is asked for and older than so many seconds."""
+
+    def __init__(
+        self, make: "Callable[[], Leaderboard]", interval_s: float, now: Callable[[], float]
+    ) -> None:
+        import threading
+
+        self._make = make
+        self._interval_s = interval_s
+        self._now = now
+        self._lock = threading.Lock()  # guards the last one, which one thread makes
+        self._last: Leaderboard | None = None
+        self._made_at = 0.0
+
+    def __call__(self) -> "Leaderboard":
+        with self._lock:
+            now = self._now()
+            if self._last is None or now - self._made_at >= self._interval_s:
+                self._last, self._made_at = self._make(), now
+            return self._last
+
+
+def _of_logs(settings: MonitorSettings) -> "Leaderboard":
+    """The boards of all categories that the logs tell, with style control."""
+    import polars as pl
+
+    from fastchat.arena.battles import Cleaner, CleaningRules, battles_of_logs
+    from fastchat.arena.categories import known_categories
+    from fastchat.arena.events import log_files
+    from fastchat.arena.leaderboard import Method, build
+    from fastchat.serve.monitor.clean_battle_data import read_banned
+
+    rules = CleaningRules(
+        exclude_models=frozenset(settings.exclude_model_names),
+        banned_ips=read_banned(settings.ban_ip_file),
+    )
+    files = log_files(settings.log_root, newest=settings.max_num_files)
+    table = battles_of_logs(files, cleaner=Cleaner(rules, keep_addresses=True))
+    blind = table.frame.filter(pl.col("anony"))
+    told = [c for c in known_categories().values() if not c.missing(blind)]
+    return build(blind, told, method=Method(style=True, moments=20), refused=table.refused)
+
+
+def _statistics(settings: MonitorSettings) -> Callable[[], str]:
+    """Gives the tables of basic_stats; where there are no logs, says so."""
+
+    def tables_now() -> str:
+        from fastchat.arena.activity import Activity
+        from fastchat.arena.events import log_files, read_events
+        from fastchat.serve.monitor.basic_stats import tables
+
+        try:
+            files = log_files(settings.log_root, newest=settings.max_num_files)
+        except UsageError:
+            return "There are no logs yet."
+        return "\n".join(tables(Activity().add(read_events(files))))
+
+    return tables_now
+
+
+def _page_settings(settings: MonitorSettings) -> "PageSettings":
+    from fastchat.web.app import PageSettings
+    from fastchat.web.models import Source
+    from fastchat.web.security import is_loopback
+
+    return PageSettings(
+        source=Source(),
+        concurrency=settings.concurrency_count,
+        accounts=(settings.password,) if settings.password else (),
+        hosts=settings.allowed_hosts,
+        any_host=settings.share or not is_loopback(settings.host),
+    )
+
+
+async def _serve(app: "Guard", settings: MonitorSettings, sockets: list[socket.socket]) -> None:
+    """Serves the page; with `--share`, under a public address as well."""
+    import asyncio
+
+    from fastchat.web.app import open_tunnel
+
+    port = sockets[0].getsockname()[1]
+    tunnel = asyncio.create_task(open_tunnel(port)) if settings.share else None
+    try:
+        await asgi.serve_sockets(app, settings, sockets=sockets, closing=app.end_streams)
+    finally:
+        if tunnel is not None:
+            tunnel.cancel()
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,337 @@
+"""The view of a leaderboard: category, style switch, table, plots, files. One function builds it.
+
+It asks a function for the `Leaderboard` whenever it shows something, and knows neither the store
+nor the files that it comes from.
+"""
+
+import base64
+import functools
+import html
+import tomllib
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from importlib import resources
+from typing import TYPE_CHECKING, Any
+
+from fastchat.arena.leaderboard import STYLE_SUFFIX, Board, Leaderboard, Row
+from fastchat.arena.model_table import ModelInfo
+from fastchat.errors import FastChatError
+
+if TYPE_CHECKING:
+    import gradio as gr
+    import plotly.graph_objects as go
+
+Read = Callable[[], Leaderboard]
+
+FEW_VOTES = 300
+"""Published: boards other than the first leave out models with this many votes or fewer."""
+OVER_TIME = "rating_over_time"
+LEFT = "text-align:left;font-weight:inherit;padding:.4rem .8rem .4rem 0"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LeaderboardWords:
+    """What the view says, in one language."""
+
+    summary: str
+    category: str
+    style: str
+    style_info: str
+    deprecated: str
+    search: str
+    search_hint: str
+    rank: str
+    rank_style: str
+    delta: str
+    model: str
+    rating: str
+    interval: str
+    votes: str
+    organization: str
+    license: str
+    cutoff: str
+    explained: str
+    plots: str
+    plot: str
+    export: str
+    export_button: str
+    empty: str
+    unavailable: str
+    figures: Mapping[str, str]
+
+
+@functools.cache
+def leaderboard_words(language: str = "en") -> LeaderboardWords:
+    """The words of a language: en or zh."""
+    text = resources.files("fastchat.web").joinpath("leaderboard.toml").read_text("utf-8")
+    return LeaderboardWords(**tomllib.loads(text)[language])
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Shown:
+    """What a reader chose to see."""
+
+    category: str = ""
+    """The key of a board without style control; empty for the first."""
+    style: bool = False
+    deprecated: bool = False
+    search: str = ""
+
+
+def categories_of(leaderboard: Leaderboard) -> list[tuple[str, str]]:
+    """Title and key of the boards to choose from, the overall one first."""
+    return [(b.title, key) for key, b in leaderboard.boards.items() if not b.is_style_controlled]
+
+
+def board_shown(leaderboard: Leaderboard, shown: Shown) -> Board:
+    """The board that was chosen; without its style control where there is none."""
+    keys = [key for _, key in categories_of(leaderboard)]
+    category = shown.category if shown.category in keys else (keys[0] if keys else "")
+    styled = leaderboard.boards.get(category + STYLE_SUFFIX)
+    if shown.style and styled is not None:
+        return styled
+    return leaderboard.boards.get(category, leaderboard.first)
+
+
+def table_html(
+    leaderboard: Leaderboard,
+    shown: Shown,
+    words: LeaderboardWords,
+    infos: Mapping[str, ModelInfo],
+) -> str:
+    """The chosen board as a table, with its notes."""
+    board = board_shown(leaderboard, shown)
+    keys = [key for _, key in categories_of(leaderboard)]
+    overall = leaderboard.boards[keys[0]] if keys else board
+    is_overall = board.key.removesuffix(STYLE_SUFFIX) == overall.key
+    rows = [row for row in board.rows if _is_shown(row, shown, infos, is_overall=is_overall)]
+    notes = "".join(f"<p>{html.escape(note)}</p>" for note in board.notes)
+    if not rows:
+        return f"<p>{html.escape(words.empty)}</p>{notes}"
+    compared, title = _compared(leaderboard, board, overall, words, is_overall=is_overall)
+    heads = [words.rank, title, words.model, words.rating, words.interval, words.votes]
+    told = {row.model: infos[row.model] for row in rows if row.model in infos}
+    heads += [words.organization, words.license, words.cutoff] if told else []
+    cells = [
+        [str(row.rank), compared.get(row.model, ""), *_cells(row, infos.get(row.model), bool(told))]
+        for row in rows
+    ]
+    head = "".join(f'<th scope="col" style="{LEFT}">{html.escape(h)}</th>' for h in heads)
+    body = "".join(
+        "<tr>" + "".join(f'<td style="{LEFT}">{c}</td>' for c in row) + "</tr>" for row in cells
+    )
+    return (
+        f"<p>{html.escape(board.description)}</p>{notes}"
+        f'<div style="overflow-x:auto"><table><thead><tr>{head}</tr></thead>'
+        f"<tbody>{body}</tbody></table></div><p>{html.escape(words.explained)}</p>"
+    )
+
+
+def _is_shown(row: Row, shown: Shown, infos: Mapping[str, ModelInfo], *, is_overall: bool) -> bool:
+    info = infos.get(row.model)
+    if info is not None and info.deprecated and not shown.deprecated:
+        return False
+    if not is_overall and row.n_battles <= FEW_VOTES:
+        return False
+    name = f"{row.model} {info.name if info else ''}".lower()
+    return shown.search.strip().lower() in name
+
+
+def _compared(
+    leaderboard: Leaderboard,
+    board: Board,
+    overall: Board,
+    words: LeaderboardWords,
+    *,
+    is_overall: bool,
+) -> tuple[dict[str, str], str]:
+    """The second column and its title: the other rank, or how the rank differs from overall."""
+    if is_overall:
+        styled = leaderboard.boards.get(overall.key + STYLE_SUFFIX)
+        ranks = {row.model: str(row.rank) for row in styled.rows} if styled else {}
+        return ranks, words.rank_style
+    before = {row.model: row.rank for row in overall.rows}
+    deltas = {r.model: before[r.model] - r.rank for r in board.rows if r.model in before}
+    return {model: f"{delta:+d}" if delta else "0" for model, delta in deltas.items()}, words.delta
+
+
+def _cells(row: Row, info: ModelInfo | None, with_info: bool) -> list[str]:
+    """The cells from the model's name on, as HTML."""
+    name = html.escape(info.name if info else row.model)
+    if info is not None and info.link:
+        link = html.escape(info.link, quote=True)
+        name = f'<a href="{link}" target="_blank" rel="noopener">{name}</a>'
+    interval = f"+{row.upper - row.rating:.0f}/-{row.rating - row.lower:.0f}"
+    cells = [name, f"{row.rating:.0f}", interval, f"{row.n_battles:,}"]
+    if with_info:
+        told = (info.organization, info.license, info.knowledge_cutoff) if info else ("",) * 3
+        cells += [html.escape(text) for text in told]
+    return cells
+
+
+def figure_of(leaderboard: Leaderboard, shown: Shown, name: str) -> "go.Figure":
+    """The figure of the chosen board."""
+    from fastchat.arena.plots import FIGURES, rating_over_time
+
+    if name == OVER_TIME:
+        return rating_over_time(leaderboard)
+    return FIGURES[name](board_shown(leaderboard, shown))
+
+
+def export_html(leaderboard: Leaderboard, shown: Shown) -> str:
+    """Links that hold the board as CSV, and all boards as JSON and as one page.
+
+    The files stand within the links, so that the page keeps none and serves none.
+    """
+    from fastchat.arena.export import csv_of, html_of, json_of
+
+    board = board_shown(leaderboard, shown)
+    files = {
+        f"ratings_{board.key}.csv": ("text/csv", csv_of(board).encode()),
+        "ratings.json": ("application/json", json_of(leaderboard)),
+        "leaderboard.html": ("text/html", html_of(leaderboard).encode()),
+    }
+    links = [
+        f'<a download="{html.escape(name, quote=True)}" '
+        f'href="data:{kind};base64,{base64.b64encode(data).decode()}">{html.escape(name)}</a>'
+        for name, (kind, data) in files.items()
+    ]
+    return "<p>" + " · ".join(links) + "</p>"
+
+
+def leaderboard_view(
+    page: "gr.Blocks",
+    read: Read,
+    *,
+    infos: Mapping[str, ModelInfo] | None = None,
+    words: LeaderboardWords | None = None,
+    interval_s: float = 10.0,
+) -> None:
+    """Adds the view to the page or tab that is being built.
+
+    read: gives the leaderboard of now; asked at every choice and every `interval_s` seconds.
+    """
+    LeaderboardView(page, read, infos or {}, words or leaderboard_words()).build(interval_s)
+
+
+class LeaderboardView:
+    """The controls and what they do."""
+
+    def __init__(
+        self,
+        page: "gr.Blocks",
+        read: Read,
+        infos: Mapping[str, ModelInfo],
+        words: LeaderboardWords,
+    ) -> None:
+        self._page = page
+        self._read = read
+        self._infos = infos
+        self._words = words
+
+    def build(self, interval_s: float) -> None:
+        import gradio as gr
+
+        words = self._words
+        summary = gr.HTML("")
+        with gr.Row():
+            category = gr.Dropdown(label=words.category, choices=[], interactive=True)
+            search = gr.Textbox(label=words.search, placeholder=words.search_hint)
+            style = gr.Checkbox(label=words.style, info=words.style_info)
+            deprecated = gr.Checkbox(label=words.deprecated, visible=self._has_deprecated())
+        chosen = [category, style, deprecated, search]
+        table = gr.HTML("", elem_classes="ratings")
+        timer = gr.Timer(interval_s)
+        gr.on(
+            [self._page.load, timer.tick, *(control.change for control in chosen)],
+            self.refresh,
+            chosen,
+            [summary, category, table],
+            show_progress="hidden",
+            api_visibility="undocumented",
+        )
+        self._plots(chosen)
+        self._export(chosen)
+
+    def _plots(self, chosen: "list[Any]") -> None:
+        import gradio as gr
+
+        words = self._words
+        with gr.Accordion(words.plots, open=False) as plots:
+            names = [(title, name) for name, title in words.figures.items()]
+            which = gr.Dropdown(label=words.plot, choices=names, value="intervals")
+            figure = gr.Plot(show_label=False)
+        gr.on(
+            [plots.expand, which.change, chosen[0].change, chosen[1].change],
+            self._figure,
+            [which, *chosen],
+            [figure],
+            show_progress="hidden",
+            api_visibility="undocumented",
+        )
+
+    def _export(self, chosen: "list[Any]") -> None:
+        import gradio as gr
+
+        with gr.Accordion(self._words.export, open=False):
+            button = gr.Button(self._words.export_button)
+            files = gr.HTML("")
+        button.click(
+            self._files, chosen, [files], show_progress="hidden", api_visibility="undocumented"
+        )
+
+    def _has_deprecated(self) -> bool:
+        return any(info.deprecated for info in self._infos.values())
+
+    def refresh(self, category: str, style: bool, deprecated: bool, search: str) -> list[Any]:
+        """What the summary, the categories and the table show after a choice."""
+        import gradio as gr
+
+        words = self._words
+        try:
+            leaderboard = self._read()
+        except FastChatError:
+            return [f"<p>{html.escape(words.unavailable)}</p>", gr.skip(), gr.skip()]
+        shown = _shown(category, style, deprecated, search)
+        choices = categories_of(leaderboard)
+        keys = [key for _, key in choices]
+        value = category if category in keys else (keys[0] if keys else None)
+        return [
+            f"<p>{html.escape(self._summary(leaderboard))}</p>",
+            gr.update(choices=choices, value=value),
+            table_html(leaderboard, shown, words, self._infos),
+        ]
+
+    def _summary(self, leaderboard: Leaderboard) -> str:
+        board = board_shown(leaderboard, Shown())
+        return self._words.summary.format(
+            models=len(board.rows), votes=f"{board.n_votes:,}", updated=leaderboard.updated
+        )
+
+    def _figure(self, name: str, *chosen: Any) -> Any:
+        import gradio as gr
+
+        try:
+            return figure_of(self._read(), _shown(*chosen), name)
+        except FastChatError as error:
+            gr.Warning(error.message)
+            return gr.skip()
+
+    def _files(self, *chosen: Any) -> Any:
+        import gradio as gr
+
+        try:
+            return export_html(self._read(), _shown(*chosen))
+        except FastChatError as error:
+            gr.Warning(error.message)
+            return gr.skip()
+
+
+def _shown(category: Any, style: Any, deprecated: Any, search: Any) -> Shown:
+    """What was chosen, whatever a browser sends."""
+    return Shown(
+        category=category if isinstance(category, str) else "",
+        style=bool(style),
+        deprecated=bool(deprecated),
+        search=search if isinstance(search, str) else "",
+    )
