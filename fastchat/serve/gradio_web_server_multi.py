@@ -71,13 +71,13 @@ class MultiSettings(WebSettings):
     language: Literal["en", "zh"] = "en"
     """Language of the page."""
     elo_results_file: Annotated[Path | None, alias("--elo")] = None
-    """Not built yet; refused."""
+    """ratings.json of elo_analysis; without it the board follows the votes as they come."""
     leaderboard_table_file: Path | None = None
-    """Not built yet; refused."""
+    """CSV of models: organization, license, link, knowledge cutoff."""
     arena_hard_table: Path | None = None
-    """Not built yet; refused."""
+    """CSV of the arena-hard benchmark, shown below the board."""
     show_visualizer: bool = False
-    """Not built yet; refused."""
+    """Add a tab with plots of the board."""
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -103,6 +103,7 @@ def read_arena_settings(settings: MultiSettings) -> "ArenaSettings":
     from dataclasses import replace
 
     from fastchat.web.arena import ArenaSettings
+    from fastchat.web.board_tab import BoardFiles
     from fastchat.web.duel import Limits
     from fastchat.web.examples import read_examples
     from fastchat.web.visitors import read_networks
@@ -133,6 +134,12 @@ def read_arena_settings(settings: MultiSettings) -> "ArenaSettings":
         proxies=read_networks(settings.trusted_proxies),
         stores_addresses=settings.store_addresses,
         analytics_id=settings.ga_id,
+        board=BoardFiles(
+            results=settings.elo_results_file,
+            models=settings.leaderboard_table_file,
+            hard=settings.arena_hard_table,
+        ),
+        shows_visualizer=settings.show_visualizer,
         storage_url=url,
         storage_token=token,
     )

@@ -23,7 +23,7 @@ from fastchat.web.images import UPLOAD_BYTES, PictureFolder
 from fastchat.web.ledger import Ledger
 from fastchat.web.models import Listing, ModelDirectory
 from fastchat.web.remote_log import RemoteLog
-from fastchat.web.security import Guard, Opening
+from fastchat.web.security import FILE_PREFIX, Guard, Opening
 from fastchat.web.shared_page import shared_html
 from fastchat.web.texts import Texts
 from fastchat.web.visitors import COOKIE, Network, Visitors
@@ -34,6 +34,7 @@ if TYPE_CHECKING:
     from starlette.requests import Request
     from starlette.responses import Response
 
+    from fastchat.web.board_tab import BoardFiles
     from fastchat.web.examples import Examples
 
 TABS: dict[str, int] = {
@@ -46,8 +47,7 @@ TABS: dict[str, int] = {
     "about": 4,
 }
 """Published: the tab that a query parameter opens."""
-BOARD_S = 10.0
-"""How often an open page looks at the board again."""
+VISUALIZER_TAB = 5
 PUBLISHED_LIMITS = Limits()
 UPLOADED_BYTES = UPLOAD_BYTES + 64 * 1024
 
@@ -73,6 +73,9 @@ class ArenaSettings:
     analytics_id: str = ""
     storage_url: str = ""
     storage_token: str = ""
+    board: "BoardFiles | None" = None
+    """Where the board's figures come from; None follows the store."""
+    shows_visualizer: bool = False
     seed: int | None = None
     """Of the draws; None takes one from the system."""
 
@@ -153,7 +156,7 @@ def build_arena(settings: ArenaSettings) -> Guard:
     app = FastAPI(openapi_url=None, lifespan=lifespan)
     app.add_route("/shared/{token}", _shared_route(arena))
     opening = Opening(
-        prefixes=("/shared/",),
+        prefixes=("/shared/", FILE_PREFIX),
         upload_bytes=UPLOADED_BYTES if settings.vision else 0,
         analytics=bool(settings.analytics_id),
         visitor_cookie=COOKIE,
@@ -175,7 +178,7 @@ def build_tabs(arena: Arena) -> "gr.Blocks":
             _duel_tab(arena, words.tab_battle, TABS["arena"], "anonymous", listed)
             _duel_tab(arena, words.tab_named, TABS["compare"], "named", listed)
             _duel_tab(arena, words.tab_direct, TABS["direct"], "direct", listed)
-            _board_tab(arena)
+            _board_tabs(arena, page)
             with gr.Tab(words.tab_about, id=TABS["about"], elem_classes="reading"):
                 gr.Markdown(words.about)
                 cards = gr.HTML("", elem_classes="cards")
@@ -229,31 +232,20 @@ def _duel_tab(arena: Arena, label: str, tab: int, kind: Kind, listed: "gr.State"
         )
 
 
-def _board_tab(arena: Arena) -> None:
-    """The live board; it moves as votes come, on every page that shows it."""
+def _board_tabs(arena: Arena, page: "gr.Blocks") -> None:
+    """The board moves as votes come, on every page that shows it."""
     import gradio as gr
 
-    from fastchat.web.board_tab import LiveBoard, live_board_html
+    from fastchat.web.board_tab import BoardFiles, board_source, build_board, build_visualizer
 
-    words = arena.texts
-    board = LiveBoard(arena.store)
-    with gr.Tab(words.arena.tab_leaderboard, id=TABS["leaderboard"], elem_classes="reading") as tab:
-        shown = gr.HTML("")
-
-        def refresh() -> str:
-            return live_board_html(board, words.board)
-
-        gr.on(
-            [tab.select, gr.Timer(BOARD_S).tick],
-            refresh,
-            [],
-            [shown],
-            show_progress="hidden",
-            api_name="leaderboard",
-            api_visibility="undocumented",
-            concurrency_limit=None,
-            trigger_mode="once",
-        )
+    words, settings = arena.texts.arena, arena.settings
+    files = settings.board or BoardFiles()
+    read = board_source(arena.store, files)
+    with gr.Tab(words.tab_leaderboard, id=TABS["leaderboard"], elem_classes="reading"):
+        build_board(page, read, files, language=settings.page.language)
+    if settings.shows_visualizer:
+        with gr.Tab(words.tab_visualizer, id=VISUALIZER_TAB, elem_classes="reading") as tab:
+            build_visualizer(tab, read)
 
 
 def cards_html(listing: Listing, title: str) -> str:

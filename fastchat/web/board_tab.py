@@ -1,116 +1,95 @@
-"""The board's tab: live ratings from the blind votes of people in the store.
+"""The arena's tabs of results: the leaderboard, from the store or from files, and its plots."""
 
-Counts are kept and only new votes are read, so that a refresh costs little more than the fit.
-"""
-
+import csv
 import html
-import threading
+from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
 
-import numpy as np
+import gradio as gr
 
-from fastchat.arena.counts import Counts, counts_of, fold
-from fastchat.arena.rating import Ratings, fit, ranks
-from fastchat.arena.votes import Votes
-from fastchat.errors import FastChatError
+from fastchat.arena.export import read_leaderboard
+from fastchat.arena.leaderboard import Leaderboard
+from fastchat.arena.live import LiveLeaderboard
+from fastchat.arena.model_table import read_model_table
+from fastchat.arena.plots import battle_count_heatmap, rating_over_time
+from fastchat.errors import FastChatError, UsageError
 from fastchat.store.arena import ArenaStore
-from fastchat.store.arena_records import VoteColumns
-from fastchat.web.texts import BoardTexts
+from fastchat.web.leaderboard import leaderboard_view, leaderboard_words
+
+HARD_TITLE = "Arena-Hard-Auto"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Standing:
-    """The board at one moment."""
+class BoardFiles:
+    """Files that the board is shown from, or with."""
 
-    ratings: Ratings | None = None
-    """None while nobody has voted."""
-    n_votes: int = 0
-    newest: int = 0
-    """The number of the last vote that counts."""
-
-
-class LiveBoard:
-    """Keeps a board up to date with the store; shared by all readers and threads."""
-
-    def __init__(self, store: ArenaStore) -> None:
-        self.store = store
-        self._lock = threading.Lock()  # guards the counts, which one thread brings up to date
-        self._wins = self._ties = np.zeros((0, 0))
-        self._standing = Standing()
-        self._read = 0
-
-    def standing(self) -> Standing:
-        """The board with every vote that is in the store now.
-
-        Raises:
-            StoreError: the store cannot be read; the last board stays as it was.
-        """
-        with self._lock:
-            columns = self.store.votes(since=self._read)
-            while len(columns):
-                self._add(columns)
-                self._read = int(columns.ids[-1])
-                columns = self.store.votes(since=self._read)
-            if self._read != self._standing.newest:
-                self._standing = self._rated()
-            return self._standing
-
-    def _add(self, columns: VoteColumns) -> None:
-        """Counts the blind votes of people among `columns`."""
-        blind = columns.anonymous & columns.human & (columns.model_a != columns.model_b)
-        m = len(columns.models)
-        grown = m - len(self._wins)
-        new = fold(
-            Votes(
-                models=columns.models,
-                a=columns.model_a[blind],
-                b=columns.model_b[blind],
-                outcome=columns.outcome[blind],
-            )
-        )
-        self._models = columns.models
-        self._wins = np.pad(self._wins, (0, grown)) + new.wins
-        self._ties = np.pad(self._ties, (0, grown)) + new.ties
-
-    def _rated(self) -> Standing:
-        counts: Counts = counts_of(self._models, self._wins, self._ties)
-        n = round(counts.total)
-        old = self._standing.ratings
-        start = None if old is None else dict(zip(old.models, old.theta.tolist(), strict=True))
-        ratings = fit(counts, start=start) if n else None
-        return Standing(ratings=ratings, n_votes=n, newest=self._read)
+    results: Path | None = None
+    """ratings.json of `elo_analysis`; None follows the votes in the store."""
+    models: Path | None = None
+    """CSV of models: organization, license, link, knowledge cutoff."""
+    hard: Path | None = None
+    """CSV of the arena-hard benchmark."""
 
 
-def board_html(standing: Standing, words: BoardTexts) -> str:
-    """The table, best model first."""
-    ratings = standing.ratings
-    if ratings is None:
-        return f'<p class="quiet">{html.escape(words.empty)}</p>'
-    places = ranks(ratings.lower, ratings.upper)
-    order = np.argsort(-ratings.rating, kind="stable")
-    heads = (words.rank, words.model, words.rating, words.interval, words.votes)
-    head = "".join(f'<th scope="col">{html.escape(h)}</th>' for h in heads)
-    rows = [
-        f"<tr><td>{places[i]}</td><td>{html.escape(ratings.models[i])}</td>"
-        f"<td>{ratings.rating[i]:.0f}</td>"
-        f"<td>+{ratings.upper[i] - ratings.rating[i]:.0f} / "
-        f"-{ratings.rating[i] - ratings.lower[i]:.0f}</td>"
-        f"<td>{ratings.n_battles[i]:.0f}</td></tr>"
-        for i in order
-    ]
-    told = words.total.format(n=standing.n_votes, m=len(ratings.models))
-    loose = "" if ratings.connection.is_finite else f"<p>{html.escape(words.loose)}</p>"
-    return (
-        f'<p class="quiet">{html.escape(told)}</p>{loose}'
-        f'<div class="board"><table><thead><tr>{head}</tr></thead>'
-        f"<tbody>{''.join(rows)}</tbody></table></div>"
-        f'<p class="quiet">{html.escape(words.explained)}</p>'
-    )
+def board_source(store: ArenaStore, files: BoardFiles) -> Callable[[], Leaderboard]:
+    """Gives the leaderboard of now.
+
+    Raises:
+        DataError: the results file is none.
+    """
+    path = files.results
+    if path is None:
+        return LiveLeaderboard(store).leaderboard
+    read_leaderboard(path)  # tells what is wrong before anybody looks
+    return lambda: read_leaderboard(path)
 
 
-def live_board_html(board: LiveBoard, words: BoardTexts) -> str:
-    """The board as it is now; when the store is away, a sentence that says so."""
+def build_board(
+    page: gr.Blocks, read: Callable[[], Leaderboard], files: BoardFiles, *, language: str
+) -> None:
+    """The leaderboard in the tab that is being built."""
+    infos = read_model_table(files.models) if files.models else {}
+    leaderboard_view(page, read, infos=infos, words=leaderboard_words(language))
+    if files.hard is not None:
+        gr.HTML(table_html(files.hard, HARD_TITLE), elem_classes="board")
+
+
+def build_visualizer(tab: gr.Tab, read: Callable[[], Leaderboard]) -> None:
+    """How the ratings moved, and who met whom; drawn when the tab is opened."""
+    moved, met = gr.Plot(show_label=False), gr.Plot(show_label=False)
+
+    def draw() -> list[Any]:
+        try:
+            leaderboard = read()
+        except FastChatError as error:
+            gr.Warning(error.message)
+            return [gr.skip(), gr.skip()]
+        return [rating_over_time(leaderboard), battle_count_heatmap(leaderboard.first)]
+
+    tab.select(draw, [], [moved, met], show_progress="hidden", api_visibility="private")
+
+
+def table_html(path: Path, title: str) -> str:
+    """A CSV file as a table.
+
+    Raises:
+        UsageError: it cannot be read, or holds no rows.
+    """
     try:
-        return board_html(board.standing(), words)
-    except FastChatError as error:
-        return f'<p role="status">{html.escape(error.message)}</p>'
+        with path.open(encoding="utf-8", newline="") as file:
+            rows = [row for row in csv.reader(file) if row]
+    except (OSError, UnicodeDecodeError, csv.Error) as error:
+        raise UsageError(f"{path}: cannot be read ({error}).") from None
+    if len(rows) < 2:
+        raise UsageError(f"{path}: holds no rows below its header.")
+    head = "".join(f'<th scope="col">{html.escape(cell)}</th>' for cell in rows[0])
+    body = "".join(
+        "<tr>" + "".join(f"<td>{html.escape(cell)}</td>" for cell in row) + "</tr>"
+        for row in rows[1:]
+    )
+    return (
+        f"<h2>{html.escape(title)}</h2>"
+        f"<table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>"
+    )

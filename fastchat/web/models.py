@@ -30,6 +30,15 @@ NO_KEY = "EMPTY"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Advice:
+    """How a model should be asked in battles; None leaves the page's own value."""
+
+    temperature: float | None = None
+    top_p: float | None = None
+    max_tokens: int | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Model:
     """A model that can be asked."""
 
@@ -41,6 +50,7 @@ class Model:
     """Takes part in battles and chats without pictures."""
     only_anonymous: bool = False
     """Met in anonymous battles, and never listed."""
+    advice: Advice | None = None
 
     def takes_part(self, *, vision: bool) -> bool:
         """Whether it is asked where pictures may come, or where only text does."""
@@ -68,26 +78,6 @@ class Listing:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Advice:
-    """How a model should be asked in battles; None leaves the page's own value."""
-
-    temperature: float | None = None
-    top_p: float | None = None
-    max_tokens: int | None = None
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Remote:
-    """A model of another server that speaks the OpenAI API."""
-
-    model: Model
-    name_there: str
-    base_url: str
-    api_key: str | None = None
-    advice: Advice | None = None
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
 class Source:
     """Where the models are asked for."""
 
@@ -100,10 +90,6 @@ class Source:
     """The longest silence in an answer."""
     keeps_first_list: bool = False
     """Ask no more once there was a model."""
-    remotes: tuple[Remote, ...] = ()
-    """Models of other servers, which are asked there."""
-    only_remotes: bool = False
-    """Ask no gateway and no controller."""
 
 
 class ModelDirectory:
@@ -112,7 +98,6 @@ class ModelDirectory:
     def __init__(self, source: Source, *, now: Callable[[], float]) -> None:
         self.source = source
         self._now = now
-        self._remotes = {remote.model.name: remote for remote in source.remotes}
         self._clients: dict[tuple[str, str | None], AsyncOpenAI] = {}
         self._http: httpx2.AsyncClient | None = None
         self._listing = Listing()
@@ -135,8 +120,6 @@ class ModelDirectory:
         Raises:
             UnavailableError: the controller knows no worker for it.
         """
-        if remote := self._remotes.get(model):
-            return self._client(remote.base_url, remote.api_key)
         if self.source.api_url is None:
             await self.listing()  # finds out who answers now
         if not self._asks_controller:
@@ -152,15 +135,10 @@ class ModelDirectory:
         await asyncio.to_thread(importlib.import_module, "openai.resources.chat.completions")
         await self.listing()
 
-    def name_at_server(self, model: str) -> str:
-        """What the server that has `model` calls it."""
-        remote = self._remotes.get(model)
-        return model if remote is None else remote.name_there
-
     def advice(self, model: str) -> Advice | None:
         """How `model` should be asked in battles, where the operator says so."""
-        remote = self._remotes.get(model)
-        return None if remote is None else remote.advice
+        found = self._listing.find(model)
+        return None if found is None else found.advice
 
     async def close(self) -> None:
         """Closes every connection."""
@@ -174,14 +152,7 @@ class ModelDirectory:
         return self.source.api_url or DEFAULT_API_URL
 
     async def _ask(self) -> Listing:
-        """One listing: our own models and those of other servers."""
-        listing = Listing() if self.source.only_remotes else await self._ask_ours()
-        own = [model for model in listing.models if model.name not in self._remotes]
-        models = _sorted([*own, *(remote.model for remote in self.source.remotes)])
-        return replace(listing, models=models)
-
-    async def _ask_ours(self) -> Listing:
-        """The models of the gateway, or of the controller in its place."""
+        """One listing from the gateway, or from the controller in its place."""
         listing = await self._ask_gateway()
         may_ask_controller = self.source.api_url is None and self.source.controller_url
         self._asks_controller = bool(may_ask_controller and listing.problem == "unreachable")
@@ -257,7 +228,6 @@ class ModelDirectory:
 
         if self._http is None:
             addresses = [self._gateway_url, self.source.controller_url]
-            addresses += [remote.base_url for remote in self.source.remotes]
             self._http = httpx2.AsyncClient(
                 timeout=httpx2.Timeout(self.source.timeout_s, connect=LIST_TIMEOUT_S),
                 limits=httpx2.Limits(max_connections=None, max_keepalive_connections=100),
@@ -287,16 +257,39 @@ def _sorted(models: list[Model]) -> tuple[Model, ...]:
 
 
 def _model(name: str, entry: dict[str, Any]) -> Model:
-    """A model as a list of models describes it."""
-    told = entry.get("fastchat")  # our gateway's words on models of an endpoint file
-    told = told if isinstance(told, dict) else {}
+    """A model as a list of models describes it; our gateway adds what an endpoint file says."""
+    card = entry.get("fastchat")
+    if not isinstance(card, dict):
+        length, seeing = _context_length(entry), _sees_images(entry)
+        return Model(name=name, context_length=length, sees_images=seeing)
     return Model(
         name=name,
         context_length=_context_length(entry),
-        sees_images=_sees_images(entry),
-        answers_text=told.get("text_arena") is not False,
-        only_anonymous=told.get("anony_only") is True,
+        sees_images=_sees_images(entry) or card.get("vision_arena") is True,
+        answers_text=card.get("text_arena") is not False,
+        only_anonymous=card.get("anony_only") is True,
+        advice=advice_from(card.get("recommended_config")),
     )
+
+
+def advice_from(config: Any) -> Advice | None:
+    """The `recommended_config` of an endpoint file; None where it says nothing we can use."""
+    if not isinstance(config, dict):
+        return None
+
+    def number(name: str) -> float | None:
+        value = config.get(name)
+        if isinstance(value, bool) or not isinstance(value, int | float) or value < 0:
+            return None
+        return value
+
+    limit = number("max_new_tokens")
+    advice = Advice(
+        temperature=number("temperature"),
+        top_p=number("top_p"),
+        max_tokens=int(limit) if limit else None,
+    )
+    return None if advice == Advice() else advice
 
 
 def _sees_images(entry: dict[str, Any]) -> bool:

@@ -242,7 +242,7 @@ async def pieces_of(
     """The pieces of the model's answer. Closing the iterator closes the connection."""
     client = await directory.client_for(model)
     stream: AsyncStream[ChatCompletionChunk] = await client.chat.completions.create(
-        model=directory.name_at_server(model),
+        model=model,
         messages=[as_sent(m) for m in answered(messages)],  # type: ignore[misc]  # roles are checked by Message
         temperature=sampling.temperature,
         top_p=max(sampling.top_p, MIN_TOP_P),

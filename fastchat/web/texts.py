@@ -139,21 +139,6 @@ class ArenaTexts:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class BoardTexts:
-    """What the leaderboard says."""
-
-    empty: str
-    rank: str
-    model: str
-    rating: str
-    interval: str
-    votes: str
-    total: str
-    loose: str
-    explained: str
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
 class Texts:
     """All of it."""
 
@@ -162,7 +147,6 @@ class Texts:
     empty: EmptyTexts
     notice: NoticeTexts
     arena: ArenaTexts
-    board: BoardTexts
 
 
 @cache
@@ -179,7 +163,6 @@ def load_texts(path: Path = TEXTS_PATH) -> Texts:
         "empty": EmptyTexts,
         "notice": NoticeTexts,
         "arena": ArenaTexts,
-        "board": BoardTexts,
     }
     if wrong := kinds.keys() ^ tables.keys():
         raise DataError(f"{path.name}: missing or unknown tables: {', '.join(sorted(wrong))}.")

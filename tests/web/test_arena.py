@@ -12,6 +12,7 @@ import pytest
 from gradio_session import Session
 
 from fastchat.arena.events import Event, log_files, read_events
+from fastchat.arena.live import LiveLeaderboard
 from fastchat.store.arena import ArenaStore
 from fastchat.store.database import Database
 from fastchat.web.guard import Moderation, read_patterns
@@ -274,18 +275,18 @@ def link_in(html: str) -> str:
     return found[1]
 
 
-def test_the_board_moves_with_the_votes(session: Session) -> None:
-    assert "Nobody has voted" in session.call("leaderboard")[-1][0]
-    session.battle("hello")
-    session.vote("left")
-    board = session.call("leaderboard")[-1][0]
-    assert len(named_in(board)) == 2 and "1 blind votes" in board
-
-
-def test_votes_by_name_are_not_on_the_board(session: Session) -> None:
+def test_the_board_moves_with_the_votes_of_blind_battles(
+    session: Session, store: ArenaStore
+) -> None:
+    board = LiveLeaderboard(store)
+    assert board.leaderboard().first.rows == ()
     session.named("one", "secret-lion", "secret-bear")
     session.vote("left", "named")
-    assert "Nobody has voted" in session.call("leaderboard")[-1][0]
+    assert board.leaderboard().first.rows == (), "votes by name do not count"
+    session.battle("hello")
+    session.vote("left")
+    assert board.leaderboard().first.n_votes == 1
+    assert len(board.leaderboard().first.rows) == 2
 
 
 def test_a_flagged_message_reaches_no_model(
