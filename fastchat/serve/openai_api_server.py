@@ -36,6 +36,7 @@ from fastchat.serve.access import OPEN_PATHS, Access
 from fastchat.serve.asgi import BODY_TIMEOUT_S, parse_json_object, serve
 from fastchat.serve.doors.door import open_door, send_failure
 from fastchat.serve.doors.gateway_doors import GatewayDoors
+from fastchat.serve.doors.inside import FORWARD_TO
 from fastchat.serve.endpoints import LOCAL_HOSTS, parse_address
 from fastchat.serve.forwarder import Forwarder, no_endpoint, send_error, send_json, shown_name
 from fastchat.serve.gateway_metrics import GatewayMetrics
@@ -59,11 +60,6 @@ FORWARDED = {
     "/api/v1/chat/completions": "/v1/chat/completions",
     "/tokenize": "/tokenize",
     "/detokenize": "/detokenize",
-    "/v1/rerank": "/v1/rerank",
-    "/v2/rerank": "/v2/rerank",
-    "/rerank": "/rerank",
-    "/v1/score": "/v1/score",
-    "/score": "/score",
 }
 """Our routes that an endpoint answers, and how the endpoint calls them."""
 
@@ -241,7 +237,7 @@ class Gateway:
 
     async def _route(self, scope: Scope, receive: Receive, send: Send) -> int:
         path, method = scope["path"], scope["method"]
-        inside = FORWARDED.get(path)
+        inside = scope.get(FORWARD_TO) or FORWARDED.get(path)
         if inside is not None:
             _need_method(path, method, "POST")
             return await self._forward(inside, scope, receive, send)

@@ -5,7 +5,8 @@ from typing import Any
 import aiohttp
 import pytest
 from live import serving
-from scripted_chat import gateway_to
+from scripted_chat import ScriptedChat, gateway_to
+from starlette.responses import JSONResponse
 
 from fastchat.engine.echo import EchoEngine
 from fastchat.engine.scoring import Scores
@@ -111,3 +112,33 @@ async def test_what_cannot_be_ranked_is_refused_by_name() -> None:
             session, url + "/rerank", {"model": "no", "query": "q", "documents": ["x"]}
         )
         assert status == 404
+
+
+async def test_an_endpoint_without_these_routes_is_asked_for_embeddings() -> None:
+    chat = ScriptedChat()
+    asked: list[Any] = []
+
+    async def embed(request: Any) -> JSONResponse:
+        body = await request.json()
+        asked.append(body["input"])
+        vectors = {"q": [2.0, 0.0], "a": [0.0, 1.0], "b": [3.0, 3.0]}
+        data = [{"index": i, "embedding": vectors[text]} for i, text in enumerate(body["input"])]
+        return JSONResponse({"data": data[::-1], "usage": {"total_tokens": 9}})
+
+    chat.app.add_route("/v1/embeddings", embed, methods=["POST"])
+    async with (
+        serving(chat.app) as inner,
+        gateway_to(inner) as url,
+        aiohttp.ClientSession() as session,
+    ):
+        body = {"model": "m", "query": "q", "documents": ["a", "b", "a"]}
+        status, reply = await post(session, url + "/v1/rerank", body)
+        assert status == 200, reply
+        assert [result["index"] for result in reply["results"]] == [1, 0, 2]
+        assert reply["results"][0]["relevance_score"] == pytest.approx(0.5**0.5)
+        assert asked == [["q", "a", "b"]]
+        assert reply["usage"]["total_tokens"] == 9
+        _, reply = await post(session, url + "/score", {"model": "m", "text_1": "q", "text_2": "b"})
+        assert reply["data"][0]["score"] == pytest.approx(0.5**0.5)
+        status, reply = await post(session, url + "/v1/rerank", {"model": "m", "query": "q"})
+        assert (status, reply["error"]["param"]) == (400, "documents")

@@ -39,6 +39,7 @@ class GatewayDoors:
         from fastchat.serve.doors.files import FilesDoors
         from fastchat.serve.doors.messages import MessagesDoors
         from fastchat.serve.doors.openapi import OpenApiDoors
+        from fastchat.serve.doors.ranks import RankDoors
         from fastchat.serve.doors.responses import ResponsesDoors
 
         inside = Inside(route)
@@ -49,6 +50,7 @@ class GatewayDoors:
             [
                 *MessagesDoors(inside, limit_bytes=limit_bytes).doors(),
                 *self._responses.doors(),
+                *RankDoors(inside, limit_bytes=limit_bytes).doors(),
                 *FilesDoors(self._stores, limit_bytes=FILE_LIMIT_BYTES).doors(),
                 *BatchesDoors(self._stores, self._runner).doors(),
                 *OpenApiDoors(has_keys=has_keys).doors(),

@@ -27,6 +27,9 @@ Route = Callable[[Scope, Receive, Send], Awaitable[int]]
 KEY_ID = "fastchat.key_id"
 """Where the gateway's key check leaves the id of the caller's key; None without keys."""
 
+FORWARD_TO = "fastchat.forward_to"
+"""In a scope from inside: the request goes to this route of an endpoint, past any door."""
+
 QUEUED_PARTS = 8
 REPLY_LIMIT_BYTES = 256 << 20
 
@@ -158,6 +161,14 @@ class Inside:
             raise
         return reply
 
+    async def forward(self, caller: Scope, path: str, value: Any) -> Reply:
+        """The reply of the model's endpoint on this route of its own; the receiver closes it.
+
+        Raises:
+            FastChatError: no endpoint could be asked.
+        """
+        return await self.post({**caller, FORWARD_TO: path}, path, value)
+
     async def chat(self, caller: Scope, body: dict[str, Any]) -> "ChatReply":
         """The reply to a chat, streamed where `body` says so; the receiver closes it.
 
@@ -209,7 +220,7 @@ class ChatReply:
 
 def acting_for(caller: Scope) -> Scope:
     """A scope for work that goes on after the request `caller` that asked for it."""
-    return {name: value for name, value in caller.items() if name.startswith("fastchat.")}
+    return {name: caller[name] for name in caller if name.startswith("fastchat.")}
 
 
 def key_id(scope: Scope) -> str | None:
