@@ -27,7 +27,7 @@ SECTIONS: dict[str, list[str]] = {
     "adapters": ["adapters.py"],
     "prefix": ["prefix.py"],
     "constrained": ["constrained.py"],
-    "gateway": ["gateway.py"],
+    "gateway": ["gateway.py", "gateway_keys.py"],
     "page": ["page.py"],
     "startup": ["startup.py"],
     "data": ["data.py"],

@@ -82,7 +82,7 @@ class Access:
         if self.is_open:
             return None
         keys = presented(scope["headers"])
-        if self.stored is None or self.given.is_known(keys[0]):
+        if self.stored is None or (self.given and self.given.is_known(keys[0])):
             if not all([self.given.is_known(key) for key in keys]):
                 raise unknown_key()
             scope[KEY_ID] = given_id(keys[0])

@@ -124,7 +124,9 @@ async def start(caller: Caller, model: str, path: str, body: bytes) -> tuple[Met
     if look:
         value = await _parsed(body)
     completion = _completion_limit(value)
-    n_bytes = len(body) - sum(len(found.group()) for found in _DATA_URL.finditer(body))
+    n_bytes = len(body)
+    if b";base64," in body:
+        n_bytes -= sum(len(found.group()) for found in _DATA_URL.finditer(body))
     tokens = expected_tokens(n_bytes, completion) if costs else 0
     charge = caller.admit(model, tokens=tokens)
     changed = with_usage(body, value) if look else None
@@ -147,7 +149,11 @@ def with_usage(body: bytes, value: Any) -> bytes | None:
 
 def usage_in(body: bytes) -> tuple[int, int] | None:
     """Prompt and completion tokens of a reply; None where it does not say."""
-    for found in list(_USAGE.finditer(body))[:-4:-1]:  # it stands near the end
+    end = len(body)
+    for _ in range(3):  # it stands near the end, and once
+        end = body.rfind(b'"usage"', 0, end)
+        if end < 0 or (found := _USAGE.match(body, end)) is None:
+            continue
         try:
             text = body[found.end() - 1 : found.end() + 16384].decode("utf-8", "replace")
             value, _ = _DECODER.raw_decode(text)
