@@ -5,8 +5,9 @@
 
 The votes are those of the shared generators, whose true ratings are known. Seconds are of the
 processor, the least of several rounds, with one thread for linear algebra. arena-rank 0.1.1 and
-upstream (`fschat` 0.2.36 with pandas<3, plotly, scikit-learn, tqdm) run in environments of their
-own; of upstream its command is run, from the file to the plots, beside ours.
+upstream (`fschat` 0.2.36 with pandas<3, plotly, scikit-learn, tqdm, pytz, polyglot, pyicu, pycld2,
+psutil, torch, transformers<5, which its command imports) run in environments of their own; of
+upstream its command is run, from the file to the plots, beside ours.
 """
 
 import argparse
@@ -288,7 +289,7 @@ def command_rows(tools: Path, folder: Path, upstream: str | None) -> list[list[s
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--tools", type=Path, default=TOOLS)
-    parser.add_argument("--arena-rank-python", default=None)
+    parser.add_argument("--arena-rank-python", "--peer-python", default=None)
     parser.add_argument("--upstream-python", default=None)
     parser.add_argument("--votes", type=int, default=1_000_000)
     parser.add_argument("--models", type=int, default=200)

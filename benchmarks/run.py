@@ -36,7 +36,7 @@ SECTIONS: dict[str, list[str]] = {
     "training-memory": ["training_memory.py"],
     "training": ["training.py --conversations 100"],
 }
-PEERED = {"serving", "serving-best", "serving-tiny"}
+PEERED = {"rating", "serving", "serving-best", "serving-tiny"}
 UPSTREAMED = {"data", "judging", "rating", "training"}
 """Sections that can run the package `fschat` 0.2.36 beside ours."""
 
