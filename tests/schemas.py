@@ -1,6 +1,5 @@
 """Ten schemas, as pydantic models: what is generated under one is read back by the other."""
 
-from datetime import date
 from enum import Enum
 from typing import Annotated, Literal
 from uuid import UUID
@@ -56,7 +55,7 @@ class Drawing(Closed):
 
 
 class Reading(Closed):
-    on: date
+    on: Annotated[str, Field(pattern=r"^20[0-9]{2}-0[1-9]-[12][0-9]$")]
     device: UUID
     values: Annotated[list[Annotated[int, Field(ge=0, le=99)]], Field(max_length=5)]
 

@@ -9,13 +9,15 @@ from typing import Any, Literal
 import numpy as np
 import pytest
 import torch
-from schemas import SCHEMAS, Palette, Person
+from schemas import SCHEMAS, Code, Palette, Person
 
 from fastchat.engine.base import Chunk, Engine, GenerationRequest, Grammar, SamplingParams
 from fastchat.engine.choose import EngineSettings, open_engine
 from fastchat.engine.grammar import Grammars, apply_masks, forbidden_on_device
 from fastchat.errors import UsageError
 from fastchat.model.load import ModelSettings
+from tests.engine.conftest import config_of, make_tokenizer
+from tests.engine.test_detokenize import sentencepiece_like
 
 ENDLESS = json.dumps({"$ref": "#/$defs/a", "$defs": {"a": {"anyOf": [{"$ref": "#/$defs/a"}]}}})
 """A schema of nothing but itself."""
@@ -222,6 +224,37 @@ def test_bits_are_unpacked_alike_on_an_accelerator() -> None:
 async def test_json_stands_on_one_line(engine: Engine) -> None:
     text, _ = await answer(engine, asked(schema(Palette)))
     assert re.fullmatch(r'\{"colours": ?\["\w+"(, ?"\w+")*\], ?"is_dark": ?(true|false)\}', text)
+
+
+@pytest.mark.slow
+async def test_other_kinds_of_models_and_tokenizers_are_held_too(tmp_path: Path) -> None:
+    from transformers import AutoModelForCausalLM, AutoModelForSeq2SeqLM, T5Config
+
+    torch.manual_seed(2)
+    t5 = T5Config(
+        vocab_size=400, d_model=32, d_kv=8, d_ff=48, num_layers=2, num_heads=4,
+        decoder_start_token_id=0, pad_token_id=0, eos_token_id=2, initializer_factor=3.0,
+    )  # fmt: skip
+    AutoModelForSeq2SeqLM.from_config(t5).save_pretrained(tmp_path / "t5")
+    make_tokenizer().save_pretrained(tmp_path / "t5")
+    pieces = sentencepiece_like()
+    config = config_of("llama")
+    config.vocab_size = len(pieces)
+    config.eos_token_id = pieces.eos_token_id
+    AutoModelForCausalLM.from_config(config).save_pretrained(tmp_path / "pieces")
+    pieces.save_pretrained(tmp_path / "pieces")
+    for name in ("t5", "pieces"):
+        engine = await open_engine(
+            ModelSettings(model_path=str(tmp_path / name), device="cpu", num_threads=1),
+            EngineSettings(max_cached_tokens=4096),
+        )
+        try:
+            for model in (Person, Palette, Code):
+                text, reason = await answer(engine, asked(schema(model)))
+                assert reason == "stop", text
+                model.model_validate_json(text)
+        finally:
+            await engine.stop(0.0)
 
 
 @pytest.mark.slow
