@@ -20,6 +20,7 @@ COUNTED_PATHS = STREAMING_PATHS | {"/v1/embeddings"}
 """Routes whose replies cost tokens; others are counted as requests only."""
 
 _USAGE = re.compile(rb'"usage"[ \t\r\n]*:[ \t\r\n]*\{')
+_ENDS = (b"\n\n", b"\r\n\r\n")
 _DATA = re.compile(rb"(?:^|\n)data: ?([^\r\n]*)")
 _DATA_URL = re.compile(rb'"data:[^"]{0,200};base64,[^"]*"')
 """A picture is no text; what it costs is in the reply."""
@@ -66,10 +67,12 @@ class Meter:
         self._n_events += data.count(b"data:")
         if not self._frame_bytes:
             self._frame_bytes = len(data) // max(1, self._n_events)
-        if _USAGE.search(data) is None:
+        found = _USAGE.search(data) if b'"usage"' in data else None
+        if found is None:
             return data
-        kept = [event for event in _split(data) if not self._is_ours(event)]
-        return b"".join(kept)
+        start = _start_of_event(data, found.start())
+        kept = [event for event in _split(data[start:]) if not self._is_ours(event)]
+        return data[:start] + b"".join(kept)
 
     def close(self, *, failed: bool) -> None:
         """Closes the charge.
@@ -193,6 +196,12 @@ async def _parsed(body: bytes) -> Any:
         return await asyncio.to_thread(orjson.loads, body)
     except orjson.JSONDecodeError:
         return None
+
+
+def _start_of_event(data: bytes, place: int) -> int:
+    """Where the event begins that stands at `place`."""
+    ends = ((data.rfind(mark, 0, place), len(mark)) for mark in _ENDS)
+    return max((at + length for at, length in ends if at >= 0), default=0)
 
 
 def _split(data: bytes) -> list[bytes]:

@@ -45,6 +45,17 @@ def test_the_event_that_only_we_asked_for_is_kept_from_the_client(end: str) -> N
     assert charge.how == (7, 3, False)
 
 
+@pytest.mark.parametrize("end", ["\n\n", "\r\n\r\n"])
+def test_the_event_is_found_wherever_it_stands(end: str) -> None:
+    others, last = event(PIECE, end) * 2, event(LAST, end)
+    for before in (b"", others):
+        for after in (b"", others, DONE):
+            m, charge = meter()
+            assert m.events(before + last + after) == before + after
+            m.close(failed=False)
+            assert charge.how == (7, 3, False)
+
+
 def test_the_event_that_the_client_asked_for_passes() -> None:
     m, charge = meter(asks=False)
     data = event(PIECE) + event(LAST) + DONE
