@@ -30,6 +30,8 @@ RIDGE = 0.1
 prior with a standard deviation of 550 points, which any few votes outweigh."""
 
 _MAX_STEPS = 100
+_SCATTERED = 1e-9
+"""Below this share of the information's variance the votes have no scatter to tell of."""
 _LONGEST_STEP = 4.0
 _LAST_STEP = 1e-7
 """A Newton step this small leaves an error of about its square."""
@@ -231,7 +233,8 @@ def inverse(matrix: Floats) -> Floats:
 def sandwich(counts: Counts, theta: Floats, *, ridge: float = 0.0) -> Floats:
     """(m,) variances of theta about its mean: H^-1 M H^-1, with M from each vote's gradient.
 
-    With a ridge the larger of this and the prior's variance, H^-1.
+    With a ridge the larger of this and the prior's variance, H^-1; H^-1 also where a model's few
+    votes fit the ratings exactly, as a single tie does, and scatter tells nothing.
     """
     m = len(theta)
     if m < 2:
@@ -239,10 +242,10 @@ def sandwich(counts: Counts, theta: Floats, *, ridge: float = 0.0) -> Floats:
     p = win_probabilities(theta)
     inverted = inverse(information(counts.battles, p, ridge=ridge))
     variances = np.einsum("ij,ij->i", inverted @ _gradient_scatter(counts, p), inverted)
+    centred = np.diag(inverted) - 2.0 * inverted.mean(axis=1) + inverted.mean()
     if ridge:
-        centring = np.eye(m) - 1.0 / m
-        variances = np.maximum(variances, np.diag(centring @ inverted @ centring))
-    return np.maximum(variances, 0.0)
+        return np.maximum(variances, centred)
+    return np.where(variances > _SCATTERED * centred, variances, centred)
 
 
 def _gradient_scatter(counts: Counts, p: Floats) -> Floats:

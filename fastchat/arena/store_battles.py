@@ -1,6 +1,7 @@
 """Battles of the platform's own store, cleaned by the same rules as a log."""
 
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import orjson
@@ -9,6 +10,7 @@ import sqlalchemy as sa
 from fastchat.arena.battle_files import BattleTable
 from fastchat.arena.battles import Cleaner, table_of_events
 from fastchat.arena.events import VOTES, Event, LoggedState
+from fastchat.errors import UsageError
 from fastchat.store.arena_tables import ANONYMOUS, TABLES, battles, conversations, votes
 from fastchat.store.database import Database
 
@@ -33,10 +35,13 @@ def votes_of_store(url: str) -> Iterator[Event]:
     """The votes of the store at `url` as events of the log, oldest first; it is closed at the end.
 
     Raises:
-        UsageError: the URL is of no known kind.
+        UsageError: the URL is of no known kind, or its file is not there.
         StoreError: the database cannot be used now.
     """
     database = Database(url)
+    path = database.url.database
+    if database.is_sqlite and path and path != ":memory:" and not Path(path).exists():
+        raise UsageError(f"{path} is not there; name the database of the web server.")
     try:
         database.create(TABLES)
         yield from stored_votes(database)

@@ -147,6 +147,13 @@ def test_ratings_that_votes_do_not_bound_are_finite_and_told(
     assert (found.upper - found.lower > 100).any()
 
 
+def test_votes_without_scatter_are_no_certainty() -> None:
+    found = fit(fold(votes_of(("a", "b", "tie"))))
+    assert found.rating.tolist() == [1000.0, 1000.0]
+    # One vote's information is 1/4 in theta_a - theta_b, of which each model has half.
+    np.testing.assert_allclose(found.variance, (400 / np.log(10)) ** 2)
+
+
 def test_no_battles_and_one_model_are_boards_without_rows_or_doubt() -> None:
     assert fit(fold(votes_of())).models == ()
     alone = Votes(

@@ -1,8 +1,11 @@
+from pathlib import Path
 from typing import Any
 
+import pytest
 from arena_votes import stored_vote
 
 from fastchat.arena.store_battles import battles_of_store
+from fastchat.errors import UsageError
 from fastchat.store.arena import ArenaStore
 from fastchat.store.database import Database
 
@@ -31,4 +34,13 @@ def test_votes_of_the_store_are_battles_and_judges_are_left_out(
 
 
 def test_an_empty_store_has_no_battles(database_url: str) -> None:
+    database = Database(database_url)
+    ArenaStore(database)
+    database.close()
     assert battles_of_store(database_url).frame.height == 0
+
+
+def test_a_database_that_is_not_there_is_told_and_not_made(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="not there"):
+        battles_of_store(str(tmp_path / "typo.db"))
+    assert list(tmp_path.iterdir()) == []
