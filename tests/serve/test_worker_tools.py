@@ -54,6 +54,7 @@ TEMPLATES = {
     "opened": TURNS + "{% if enable_thinking is not defined or enable_thinking %}<think>\n"
     "{% else %}<think>\n</think>{% endif %}",
 }
+THINK = ("<think>", "</think>")
 SPECIAL = ["[TOOL_CALLS]", "[ARGS]", "<|python_tag|>"]
 
 
@@ -75,6 +76,7 @@ async def running(weights: Path, form: str) -> AsyncIterator[Engine]:
     """The model with the chat template of a format."""
     tokenizer = make_tokenizer()
     tokenizer.add_special_tokens({"additional_special_tokens": SPECIAL})
+    tokenizer.add_tokens(list(THINK))
     tokenizer.chat_template = TEMPLATES[form]
     tokenizer.save_pretrained(weights)
     engine = await open_engine(
@@ -445,9 +447,15 @@ async def test_reasoning_comes_apart_from_the_answer() -> None:
         assert (thought, content) == ("let me see", "Rome")
 
 
+def without_end(engine: Engine) -> dict[str, int]:
+    """The bias under which no reasoning ends."""
+    return {str(engine.tokenize(THINK[1], add_special_tokens=False)[0]): -100}
+
+
 async def test_a_tag_that_the_prompt_opens_is_reasoning(weights: Path) -> None:
     async with running(weights, "opened") as engine, client_of(engine) as client:
         fields: Any = {"model": "m", "messages": ASK, "max_tokens": 6, "seed": 1}
+        fields["logit_bias"] = without_end(engine)
         reply = await client.chat.completions.create(**fields)
         assert reply.choices[0].message.model_extra
         assert reply.choices[0].message.content == ""
@@ -460,20 +468,40 @@ async def test_a_tag_that_the_prompt_opens_is_reasoning(weights: Path) -> None:
         assert none.choices[0].message.content == quiet.choices[0].message.content
 
 
-async def test_a_form_holds_after_the_reasoning(weights: Path) -> None:
-    async with running(weights, "opened") as engine, client_of(engine) as client:
-        # Every letter of the closing mark is likely in turn only for a trained model; without
-        # it, all that comes within the limit is reasoning.
+@pytest.mark.parametrize("form", ["think", "opened"])
+async def test_a_form_holds_after_the_reasoning(weights: Path, form: str) -> None:
+    async with running(weights, form) as engine, client_of(engine) as client:
+        begin, end = (engine.tokenize(t, add_special_tokens=False)[0] for t in THINK)
+        fields: Any = {"model": "m", "messages": ASK, "max_tokens": 30, "temperature": 0}
+        # The model is made to open its reasoning where it may, and to close it at once.
+        fields["logit_bias"] = {str(begin): 90, str(end): 100}
         reply = await client.chat.completions.create(
-            model="m", messages=ASK, extra_body={"guided_regex": "[0-9]{3}"}, max_tokens=20, seed=1
+            **fields, extra_body={"guided_regex": "[0-9]{3}"}
+        )
+        assert reply.choices[0].finish_reason == "stop"
+        content = reply.choices[0].message.content or ""
+        assert len(content) == 3 and content.isdigit()
+        reply = await client.chat.completions.create(
+            **{**fields, "max_tokens": 200},
+            tools=[WEATHER],
+            tool_choice="required",
+            parallel_tool_calls=False,
+        )
+        (call,) = reply.choices[0].message.tool_calls or ()
+        check_weather(call.function.arguments)
+
+
+async def test_reasoning_without_end_is_cut_as_such(weights: Path) -> None:
+    async with running(weights, "opened") as engine, client_of(engine) as client:
+        fields: Any = {"model": "m", "messages": ASK, "max_tokens": 20, "seed": 1}
+        fields["logit_bias"] = without_end(engine)
+        reply = await client.chat.completions.create(
+            **fields, extra_body={"guided_regex": "[0-9]{3}"}
         )
         assert reply.choices[0].finish_reason == "length"
         assert reply.choices[0].message.content == ""
         reply = await client.chat.completions.create(
-            model="m",
-            messages=ASK,
-            extra_body={"guided_regex": "[0-9]{3}", "reasoning_effort": "none"},
-            seed=1,
+            **fields, extra_body={"guided_regex": "[0-9]{3}", "reasoning_effort": "none"}
         )
         assert (reply.choices[0].message.content or "").isdigit()
 
