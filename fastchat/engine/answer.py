@@ -101,6 +101,7 @@ class Answer:
         self.text += self._stopping.feed(self._without_lead(self._detokenizer.flush()))
         self.text += self._stopping.flush()
         rest = self.take_chunk()
+        matched = self._stopping.matched if reason == "stop" else None
         return Chunk(
             index=rest.index,
             text=rest.text,
@@ -113,6 +114,7 @@ class Answer:
                 cached_tokens=cached_tokens,
             ),
             error=error,
+            stop=matched if matched in self.request.stop else None,
         )
 
     def prompt_chunk(self, logprobs: list[RawLogprob] | None = None) -> Chunk:

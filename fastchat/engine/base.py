@@ -135,6 +135,8 @@ class Chunk:
     usage: Usage | None = None
     error: Exception | None = None
     """With `finish_reason` "error": what happened."""
+    stop: str | None = None
+    """With `finish_reason` "stop": which of the request's stop strings ended the text, if one."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

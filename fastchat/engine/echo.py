@@ -134,16 +134,16 @@ class EchoEngine:
                     yield Chunk(index=i, text=prompt, logprobs=logprobs)
             source = _last_said(request, prompt)
             answers = [_answer(request, source, limit, index=i) for i in range(request.n)]
-            for step in range(max(len(text) for text, _ in answers) + 1):
+            for step in range(max(len(text) for text, _, _ in answers) + 1):
                 await asyncio.sleep(self.options.delay_ms / 1000)
                 if fault := self._fault(prompt, step):
                     for i in range(request.n):
                         yield fault(i)
                     break
-                for i, (text, reason) in enumerate(answers):
+                for i, (text, reason, stop) in enumerate(answers):
                     if step == len(text):
                         usage = Usage(prompt_tokens=len(prompt), completion_tokens=len(text))
-                        yield Chunk(index=i, finish_reason=reason, usage=usage)
+                        yield Chunk(index=i, finish_reason=reason, usage=usage, stop=stop)
                     elif step < len(text):
                         self._generated_tokens_total += 1
                         yield _token_chunk(text[step], i, request.logprobs)
@@ -211,8 +211,8 @@ def _last_said(request: GenerationRequest, prompt: str) -> str:
 
 def _answer(
     request: GenerationRequest, source: str, limit: int, *, index: int
-) -> tuple[str, FinishReason]:
-    """The whole text of choice `index`, and why it ends."""
+) -> tuple[str, FinishReason, str | None]:
+    """The whole text of choice `index`, why it ends, and the stop string that ended it."""
     bias = request.sampling.logit_bias
     text = source + (f" ({index})" if index else "")
     text = "".join(c for c in text if bias.get(ord(c), 0.0) > -100)
@@ -221,8 +221,11 @@ def _answer(
     reason: FinishReason = "length" if len(text) > limit or request.ignore_eos else "stop"
     text = text[:limit]
     stops = [*request.stop, *(chr(i) for i in request.stop_token_ids if 0 <= i < _VOCABULARY)]
-    places = [text.find(stop) for stop in stops if stop in text]
-    return (text[: min(places)], "stop") if places else (text, reason)
+    places = [(text.find(stop), stop) for stop in stops if stop in text]
+    if not places:
+        return text, reason, None
+    place, stop = min(places, key=lambda found: found[0])
+    return text[:place], "stop", stop if stop in request.stop else None
 
 
 def _token_chunk(token: str, index: int, logprobs: int | None) -> Chunk:

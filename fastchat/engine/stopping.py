@@ -23,6 +23,8 @@ class Stopping:
         self._held = ""
         self.ended = False
         """Whether a stop string or id has come; nothing fed afterwards is looked at."""
+        self.matched: str | None = None
+        """The stop string that ended the text."""
 
     @property
     def held(self) -> str:
@@ -43,7 +45,7 @@ class Stopping:
         match = self._first_match(text)
         partial = self._first_partial(text)
         if match <= partial and match < len(text):
-            self.ended = True
+            self._end_at(text, match)
             self._held = ""
             return text[:match]
         self._held = text[partial:]
@@ -54,8 +56,12 @@ class Stopping:
         text, self._held = self._held, ""
         match = self._first_match(text)
         if match < len(text):
-            self.ended = True
+            self._end_at(text, match)
         return text[:match]
+
+    def _end_at(self, text: str, match: int) -> None:
+        self.ended = True
+        self.matched = next(s for s in self._stop if text.startswith(s, match))
 
     def _first_match(self, text: str) -> int:
         """Where the first whole stop string begins, or the length of the text."""

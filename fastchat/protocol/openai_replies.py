@@ -148,8 +148,8 @@ class ChatStream:
         values = {} if logprobs is None else {"logprobs": chat_logprobs(logprobs)}
         return self._shape.event(index, {"delta": _delta(part), **values})
 
-    def finish(self, index: int, reason: str) -> bytes:
-        return self._shape.event(index, {"delta": {}}, reason)
+    def finish(self, index: int, reason: str, stop: str | None = None) -> bytes:
+        return self._shape.event(index, {"delta": {}, **_stop(stop)}, reason)
 
     def usage(self, usage: dict[str, Any]) -> bytes:
         return self._shape.usage(usage)
@@ -185,8 +185,8 @@ class CompletionStream:
         assert isinstance(part, TextPiece)
         return self.piece(index, part.text, logprobs)
 
-    def finish(self, index: int, reason: str) -> bytes:
-        return self._shape.event(index, {"text": ""}, reason)
+    def finish(self, index: int, reason: str, stop: str | None = None) -> bytes:
+        return self._shape.event(index, {"text": "", **_stop(stop)}, reason)
 
     def usage(self, usage: dict[str, Any]) -> bytes:
         return self._shape.usage(usage)
@@ -234,6 +234,7 @@ def chat_choice(
     *,
     reasoning: str = "",
     calls: Sequence[ToolCall] = (),
+    stop: str | None = None,
 ) -> dict[str, Any]:
     """One choice of a whole reply; beside calls, a message without text has null."""
     message: dict[str, Any] = {"role": "assistant", "content": text or None if calls else text}
@@ -254,13 +255,20 @@ def chat_choice(
         "message": message,
         "logprobs": None if logprobs is None else chat_logprobs(logprobs),
         "finish_reason": reason,
+        **_stop(stop),
     }
 
 
 def completion_choice(
-    index: int, text: str, reason: str, logprobs: dict[str, Any] | None
+    index: int, text: str, reason: str, logprobs: dict[str, Any] | None, stop: str | None = None
 ) -> dict[str, Any]:
-    return {"index": index, "text": text, "logprobs": logprobs, "finish_reason": reason}
+    choice = {"index": index, "text": text, "logprobs": logprobs, "finish_reason": reason}
+    return choice | _stop(stop)
+
+
+def _stop(stop: str | None) -> dict[str, Any]:
+    """Which stop string was met, as vLLM tells it; nothing where none was."""
+    return {} if stop is None else {"stop_reason": stop}
 
 
 def model_card(name: str, *, created: int, root: str, context_length: int | None) -> dict[str, Any]:

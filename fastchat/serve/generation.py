@@ -233,6 +233,8 @@ class Answer:
     mean_logprob: float = -math.inf
     """Over the generated tokens."""
     finish_reason: str = "stop"
+    stop: str | None = None
+    """The stop string of the request that ended it."""
     has_begun: bool = False
     reasoning: str = ""
     calls: list[ToolCall] = field(default_factory=list)
@@ -275,6 +277,7 @@ async def complete_answers(
             texts[index].append(chunk.text)
             answer.logprobs += chunk.logprobs
             answer.finish_reason = chunk.finish_reason or answer.finish_reason
+            answer.stop = chunk.stop or answer.stop
             if chunk.usage is not None:
                 usage.add(index, chunk.usage)
     for answer, parts, logprobs in zip(answers, texts, values, strict=True):
@@ -320,7 +323,7 @@ class Writer(Protocol):
     def start(self, index: int) -> bytes: ...
     def part(self, index: int, part: Part, logprobs: Sequence[Any] | None = None) -> bytes: ...
     def piece(self, index: int, text: str, logprobs: Sequence[Any] | None = None) -> bytes: ...
-    def finish(self, index: int, reason: str) -> bytes: ...
+    def finish(self, index: int, reason: str, stop: str | None = None) -> bytes: ...
     def usage(self, usage: dict[str, Any]) -> bytes: ...
 
 
@@ -364,7 +367,7 @@ async def stream_events(
             elif answer.text or answer.logprobs:
                 event += writer.piece(index, answer.text, logprobs)
             if reason is not None:
-                event += writer.finish(index, public_reason(reason, parser))
+                event += writer.finish(index, public_reason(reason, parser), chunk.stop)
                 if chunk.usage is not None:
                     usage.add(index, chunk.usage)
             answer.text, answer.n_tokens, answer.has_begun = "", 0, True

@@ -86,6 +86,7 @@ class TextRoutes:
                 a.logprobs if with_logprobs else None,
                 reasoning=a.reasoning,
                 calls=a.calls,
+                stop=a.stop,
             )
             for i, a in enumerate(answers)
         ]
@@ -211,4 +212,4 @@ def _completion_choice(index: int, answer: Answer, logprobs: int | None) -> dict
     lists = None
     if logprobs is not None:
         lists = legacy_logprobs(answer.logprobs, answer.text, with_top=logprobs > 0)
-    return completion_choice(index, answer.text, answer.finish_reason, lists)
+    return completion_choice(index, answer.text, answer.finish_reason, lists, answer.stop)

@@ -106,3 +106,12 @@ def test_nothing_is_sent_that_a_later_piece_could_take_back(text: str, stop: lis
             held = text[: i + 1].removeprefix(sent)
             assert held == stopping.held
             assert not held or any(s.startswith(held[0]) for s in stop)
+
+
+def test_the_string_that_ended_the_text_is_told() -> None:
+    stopping = Stopping(["end", "bend"])
+    assert (stopping.feed("a b"), stopping.matched) == ("a ", None)
+    assert (stopping.feed("ends"), stopping.matched) == ("", "bend")
+    held = Stopping(["abcd", "bc"])
+    assert (held.feed("xabc"), held.matched) == ("x", None)
+    assert (held.flush(), held.matched) == ("a", "bc")

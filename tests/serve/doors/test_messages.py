@@ -270,3 +270,14 @@ async def test_leaving_ends_the_work() -> None:
         await until(lambda: worker.admission.running)
         asking.cancel()
         await until(lambda: engine.aborted_total == 2)
+
+
+async def test_the_stop_sequence_that_ended_the_text_is_told() -> None:
+    async with echo_gateway() as url, official(url) as client:
+        asked: Any = {"model": "echo", "max_tokens": 50, "stop_sequences": ["x", " th"]}
+        whole = await client.messages.create(**asked, messages=HELLO)
+        async with client.messages.stream(**asked, messages=HELLO) as stream:
+            streamed = await stream.get_final_message()
+        for message in (whole, streamed):
+            assert message.content[0].text == "hi"
+            assert (message.stop_reason, message.stop_sequence) == ("stop_sequence", " th")

@@ -104,7 +104,7 @@ def _with_known(made: dict[str, Any], known: dict[str, str]) -> dict[str, Any]:
     for schema in schemas.values():
         if "model" in schema.get("required", ()) and "maxLength" in schema["properties"]["model"]:
             schema["properties"]["model"] = {"type": "string", "enum": ["echo"]}
-        elif "null" in json.dumps(schema.get("properties", {}).get("model")):
+        elif {"type": "null"} in schema.get("properties", {}).get("model", {}).get("anyOf", ()):
             schema["properties"]["model"] = {"enum": ["echo", None]}
     schemas["BatchRequest"]["properties"]["input_file_id"] = {
         "type": "string",
