@@ -53,7 +53,7 @@ def build_board(
     infos = read_model_table(files.models) if files.models else {}
     leaderboard_view(page, read, infos=infos, words=leaderboard_words(language))
     if files.hard is not None:
-        gr.HTML(table_html(files.hard, HARD_TITLE), elem_classes="board")
+        gr.HTML(table_html(files.hard, HARD_TITLE), elem_classes="ratings")
 
 
 def build_visualizer(tab: gr.Tab, read: Callable[[], Leaderboard]) -> None:

@@ -17,7 +17,9 @@
       if (!document.querySelector("[data-theme-switch]")) return;
       mounted.disconnect();
       show();
-      document.getElementById("terms")?.showModal();
+      // Whoever came for the board asks no model.
+      if (!new URLSearchParams(location.search).has("leaderboard"))
+        document.getElementById("terms")?.showModal();
     });
     mounted.observe(document.body, { childList: true, subtree: true });
     system.addEventListener("change", show);
@@ -28,6 +30,11 @@
     try { localStorage.setItem(KEY, next); } catch { /* private mode: for this page only */ }
     document.body.classList.toggle("dark", next === "dark");
     document.documentElement.style.colorScheme = next;
+  });
+  // The link to a shared conversation: shown whole, and copied when it is pressed.
+  document.addEventListener("click", (event) => {
+    const link = event.target.closest?.("a[data-share]");
+    if (link) navigator.clipboard?.writeText(link.href).catch(() => {});
   });
   // markdown.py writes these as entities where they are no markup; copies get them back.
   if (navigator.clipboard) {

@@ -109,7 +109,7 @@ def test_ten_battles_move_the_board(browser: Any, arena: str) -> None:
         reader.see(WORDS.greeting_battle)
     reader.tab.get_by_role("tab", name=WORDS.tab_leaderboard).click()
     reader.see("10 votes")
-    rows = reader.tab.locator(".board tbody tr")
+    rows = reader.tab.locator(".ratings tbody tr")
     assert {rows.nth(i).locator("td").nth(2).inner_text() for i in range(rows.count())} <= set(
         MODELS
     )
