@@ -236,6 +236,30 @@ async def test_a_door_is_one_request_and_keeps_the_limits(store: Store) -> None:
         await until(lambda: store.used(key) == {"m": (1, 11, 7, 0)})
 
 
+async def test_each_line_of_a_batch_is_charged_to_its_key(store: Store) -> None:
+    async with FakeEndpoint("m") as endpoint, gateway(store, endpoint) as client:
+        endpoint.usage = USAGE
+        key, text = store.create("m")
+        lines = [
+            {"custom_id": str(i), "method": "POST", "url": CHAT, "body": HELLO} for i in range(3)
+        ]
+        data = "\n".join(json.dumps(line) for line in lines).encode()
+        async with openai.AsyncOpenAI(base_url=client.url + "/v1", api_key=text) as official:
+            file = await official.files.create(file=("a.jsonl", data), purpose="batch")
+            batch = await official.batches.create(
+                input_file_id=file.id,
+                endpoint="/v1/chat/completions",
+                completion_window="24h",
+            )
+            async with asyncio.timeout(30):
+                while (await official.batches.retrieve(batch.id)).status != "completed":
+                    await asyncio.sleep(0.05)
+        await until(lambda: store.used(key) == {"m": (3, 33, 21, 0)})
+        _, other = store.create("m")
+        status, _, _ = await client.ask(other, None, f"/v1/batches/{batch.id}")
+        assert status == 404
+
+
 async def test_a_revoked_key_stops_and_its_streams_end(store: Store) -> None:
     async with FakeEndpoint("m") as endpoint, gateway(store, endpoint) as client:
         endpoint.mode = "drip"
