@@ -10,6 +10,7 @@ from fastchat.serve.asgi import parse_json_object, read_body
 B = TypeVar("B", bound=Body)
 
 MAX_NAMED_FIELDS = 16
+IGNORED = "x-fastchat-ignored"
 
 
 async def checked_body(
@@ -26,4 +27,10 @@ async def checked_body(
     if not ignored:
         return body, {}
     named = ", ".join(name[:64] for name in ignored[:MAX_NAMED_FIELDS])
-    return body, {"x-fastchat-ignored": named}
+    return body, {IGNORED: named}
+
+
+def with_chats(headers: dict[str, str], chats: dict[str, str]) -> dict[str, str]:
+    """The headers of a door's reply, with those of the chat that it asked."""
+    ignored = [h[IGNORED] for h in (headers, chats) if IGNORED in h]
+    return {**headers, **chats, **({IGNORED: ", ".join(ignored)} if ignored else {})}

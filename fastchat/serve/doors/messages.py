@@ -18,7 +18,7 @@ from fastchat.protocol.anthropic_api import (
 from fastchat.protocol.anthropic_replies import MessageBuilder, anthropic_error, event_bytes
 from fastchat.protocol.errors import public_error
 from fastchat.serve.asgi import EventStream, json_response, unless_gone
-from fastchat.serve.doors.body import checked_body
+from fastchat.serve.doors.body import checked_body, with_chats
 from fastchat.serve.doors.door import Door
 from fastchat.serve.doors.inside import ChatReply, Inside
 
@@ -43,7 +43,7 @@ class MessagesDoors:
         body, headers = await checked_body(request, MessagesRequest, self._limit_bytes)
         asked = chat_body(body)
         chat = await unless_gone(request, self._inside.chat(request.scope, asked))
-        headers |= chat.headers | _request_id()
+        headers = with_chats(headers, chat.headers) | _request_id()
         builder = MessageBuilder(body.model, shows_thinking=body.shows_thinking)
         if body.stream:
             events = _events(chat, builder)

@@ -23,7 +23,7 @@ from fastchat.protocol.responses_api import (
 )
 from fastchat.protocol.responses_replies import LIVE, ResponseBuilder, event_bytes, failure
 from fastchat.serve.asgi import EventStream, json_response, unless_gone
-from fastchat.serve.doors.body import checked_body
+from fastchat.serve.doors.body import checked_body, with_chats
 from fastchat.serve.doors.door import Door
 from fastchat.serve.doors.inside import ChatReply, Inside, acting_for, key_id
 from fastchat.serve.doors.pages import page_of, read_page
@@ -88,7 +88,7 @@ class ResponsesDoors:
         if body.background:
             return await self._begin(request.scope, builder, asked, own)
         chat = await unless_gone(request, self._inside.chat(request.scope, asked))
-        headers |= chat.headers
+        headers = with_chats(headers, chat.headers)
         if body.stream:
             events = self._events(request.scope, chat, builder, own)
             return EventStream(

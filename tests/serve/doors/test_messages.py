@@ -244,10 +244,15 @@ async def test_a_stream_that_breaks_ends_with_an_error_event() -> None:
 
 
 async def test_fields_without_meaning_are_named() -> None:
-    async with scripted_gateway() as (url, _), aiohttp.ClientSession() as session:
+    async with scripted_gateway() as (url, chat), aiohttp.ClientSession() as session:
         body = {"model": "m", "max_tokens": 9, "messages": HELLO, "colour": 1, "service_tier": "x"}
         async with session.post(f"{url}/v1/messages", json=body) as reply:
             assert reply.headers["x-fastchat-ignored"] == "colour"
+        choice = {"message": {"content": "ok"}, "finish_reason": "stop"}
+        named = {"x-fastchat-ignored": "top_k"}
+        chat.answer = lambda body: JSONResponse({"choices": [choice]}, headers=named)
+        async with session.post(f"{url}/v1/messages", json=body) as reply:
+            assert reply.headers["x-fastchat-ignored"] == "colour, top_k"
         async with session.get(f"{url}/v1/messages") as reply:
             assert (reply.status, reply.headers["allow"]) == (405, "POST")
 
