@@ -68,9 +68,11 @@ class Grammars:
 
     def __init__(self, loaded: LoadedModel) -> None:
         self._loaded = loaded
-        self._lock = threading.Lock()
-        """Guards the two below, which several threads compile for."""
+        self._tokenizer_lock = threading.Lock()
+        """Guards the tokenizer while it is made; never taken on the event loop."""
         self._tokenizer: LLTokenizer | None = None
+        self._lock = threading.Lock()
+        """Guards what is kept, for moments only."""
         self._kept: OrderedDict[Grammar, Compiled] = OrderedDict()
 
     async def compiled(self, grammar: Grammar) -> Compiled:
@@ -113,7 +115,7 @@ class Grammars:
 
     def _ll_tokenizer(self) -> LLTokenizer:
         """The vocabulary as llguidance sees it; made for the first grammar (up to a second)."""
-        with self._lock:
+        with self._tokenizer_lock:
             if self._tokenizer is None:
                 self._tokenizer = _ll_tokenizer(self._loaded)
             return self._tokenizer
