@@ -29,6 +29,8 @@ log = logging.getLogger(__name__)
 FOLDER = Path(__file__).parent
 STATUS_S = 10.0
 """Published: how often a reader who waits in the queue is told its place."""
+UPLOADS_S = (600, 3600)
+"""How often uploads are looked through, and the age at which they are removed."""
 SPARE_JOBS = 100
 """Room for listings and stops beside the answers."""
 FONT = ["system-ui", "-apple-system", "Segoe UI", "Roboto", "Helvetica Neue", "sans-serif"]
@@ -163,7 +165,11 @@ def frame(texts: Texts, settings: PageSettings, *, with_bar: bool = False) -> "I
     from fastchat.web.chat import terms_html, theme_button
 
     with gr.Blocks(
-        title=texts.page.title, analytics_enabled=False, fill_height=True, fill_width=True
+        title=texts.page.title,
+        analytics_enabled=False,
+        fill_height=True,
+        fill_width=True,
+        delete_cache=UPLOADS_S,
     ) as page:
         if settings.show_terms:
             gr.HTML(terms_html(texts.page))

@@ -107,7 +107,8 @@ def _encoded(image: "PILImage") -> Picture:
 
 
 def take_upload(path: str, folder: Path) -> Picture:
-    """The picture in a file that a browser has uploaded; the file is removed.
+    """The picture in a file that a browser has uploaded. The file stays for others: two readers
+    who send the same picture have one.
 
     Args:
         path: as the browser names it, which need not be true.
@@ -122,7 +123,6 @@ def take_upload(path: str, folder: Path) -> Picture:
             raise OSError
         with place.open("rb") as file:
             data = file.read(UPLOAD_BYTES + 1)
-        place.unlink(missing_ok=True)
     except (OSError, ValueError):
         raise DataError("The picture is not there any more; choose it again.") from None
     return read_picture(data)

@@ -61,6 +61,7 @@ class FakeOpenAI:
         self.requests: list[dict[str, Any]] = []
         self.headers: list[dict[str, str]] = []
         self.says_its_name = True
+        self.stored: dict[str, bytes] = {}
         self.given_up = 0
         self.open = 0
         self.url = ""
@@ -94,6 +95,7 @@ class FakeOpenAI:
         app = web.Application()
         app.router.add_get("/v1/models", self._models)
         app.router.add_post("/v1/chat/completions", self._chat)
+        app.router.add_put("/bucket/{name}", self._store)
         app.router.add_post("/list_models", self._list_models)
         app.router.add_post("/get_worker_address", self._worker_address)
         self._runner = web.AppRunner(app, shutdown_timeout=0.1, handler_cancellation=True)
@@ -108,6 +110,11 @@ class FakeOpenAI:
         entries = [{"object": "model", "created": 1, "owned_by": "x", **m} for m in self.models]
         return web.json_response({"object": "list", "data": entries})
 
+    async def _store(self, request: web.Request) -> web.Response:
+        self.headers.append(dict(request.headers))
+        self.stored[request.path] = await request.read()
+        return web.Response()
+
     async def _list_models(self, request: web.Request) -> web.Response:
         return web.json_response({"models": [model["id"] for model in self.models]})
 
@@ -121,6 +128,7 @@ class FakeOpenAI:
         self.requests.append(body)
         self.headers.append(dict(request.headers))
         said = body["messages"][-1]["content"]
+        said = said if isinstance(said, str) else said[0]["text"]
         order = said.split()[-1]
         refusals = {
             "!busy": (429, "The queue is full."),
