@@ -241,28 +241,31 @@ class BatchRunner:
         for attempt in range(RETRIES):
             status, value, told_s = await self._post(batch, body)
             is_last = attempt + 1 == RETRIES or self._now() >= batch.expires_at
-            if status not in RETRY_STATUS or is_last:
+            if told_s is None or is_last:
                 return status, value
             await self._sleep(min(max(wait_s, told_s), LONGEST_WAIT_S))
             wait_s *= 2
         raise AssertionError("the last attempt returns")
 
-    async def _post(self, batch: "StoredBatch", body: dict[str, Any]) -> tuple[int, Any, float]:
-        """Status and body of one request, and how long to wait before another."""
+    async def _post(
+        self, batch: "StoredBatch", body: dict[str, Any]
+    ) -> tuple[int, Any, float | None]:
+        """Status and body of one request, and how long to wait before another; None where
+        another would end alike."""
         try:
             reply = await self._inside.post({KEY_ID: batch.key_id}, batch.endpoint, body)
             try:
                 if reply.status in RETRY_STATUS:
                     error = await reply.failure()
-                    return reply.status, error_body(error), float(error.retry_after_s or 0)
-                return reply.status, await reply.json(), 0.0
+                    return reply.status, error_body(error), _wait_s(error, reply.status)
+                return reply.status, await reply.json(), None
             finally:
                 await reply.close()
         except Exception as error:
             shown = public_error(error)
             if shown is not error:
                 log.error("line failed: batch=%s", batch.id, exc_info=error)
-            return shown.status, error_body(shown), float(shown.retry_after_s or 0)
+            return shown.status, error_body(shown), _wait_s(shown, shown.status)
 
     # ---- its end
 
@@ -365,6 +368,13 @@ def _joined(first: bytes, lines: Iterator[bytes]) -> Iterator[bytes]:
             part = b""
     if part:
         yield part
+
+
+def _wait_s(error: FastChatError, status: int) -> float | None:
+    """How long to wait before asking again; None where that would end alike."""
+    if status not in RETRY_STATUS or error.code == "insufficient_quota":
+        return None
+    return float(error.retry_after_s or 0)
 
 
 async def _ended(task: asyncio.Future[None]) -> None:

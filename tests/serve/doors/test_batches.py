@@ -278,7 +278,12 @@ async def test_a_busy_endpoint_is_asked_again(monkeypatch: pytest.MonkeyPatch) -
         chat.answer = lambda body: next(replies, JSONResponse({"ok": 1}))
         batch = await ended(client, await begin(client, line("a")))
         assert (batch.status, batch.request_counts.completed) == ("completed", 1)
-    assert waits == [7.0]
+        assert waits == [7.0]
+        used_up = {"error": {"message": "used up", "code": "insufficient_quota"}}
+        chat.answer = lambda body: JSONResponse(used_up, 429)
+        batch = await ended(client, await begin(client, line("a")))
+        assert (batch.status, batch.request_counts.failed) == ("completed", 1)
+        assert waits == [7.0]
 
 
 @pytest.mark.slow
