@@ -25,7 +25,7 @@ MAY_IMPORT: dict[str, set[str]] = {name: set(KERNEL[:i]) for i, name in enumerat
     "store": set(KERNEL),
     "data": {*KERNEL, "model"},
     "train": {*KERNEL, "model", "data"},
-    "eval": {*KERNEL, "model", "engine"},
+    "eval": {*KERNEL, "model", "engine", "llm_judge"},
     # Ratings from judge votes are the arena's: one Bradley-Terry fit, `arena/rating.py`.
     "llm_judge": {*KERNEL, "model", "engine", "arena"},
     "arena": {*KERNEL, "model", "engine", "store"},
