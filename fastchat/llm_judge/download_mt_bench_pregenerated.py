@@ -8,7 +8,7 @@ already stays as it is.
 """
 
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any, Literal
@@ -47,6 +47,16 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _run(settings: DownloadSettings) -> None:
+    n_new, n_all = fetch(settings, tell=print)
+    print(f"{n_new} files fetched, {n_all - n_new} were there.")
+
+
+def fetch(settings: DownloadSettings, *, tell: Callable[[str], object]) -> tuple[int, int]:
+    """Copies the wanted files into the data folder; how many are new, and how many there are.
+
+    Raises:
+        UnavailableError: the hub cannot be reached, or has no such files.
+    """
     from fastchat.llm_judge.lines import replace_file
 
     names = wanted(_ask(settings, _list, None), settings.only)
@@ -59,8 +69,8 @@ def _run(settings: DownloadSettings) -> None:
             cached = _ask(settings, _fetch, name)
             replace_file(target, Path(cached).read_bytes())
             n_new += 1
-        print(f"[{i}/{len(names)}] {target}")
-    print(f"{n_new} files fetched, {len(names) - n_new} were there.")
+        tell(f"[{i}/{len(names)}] {target}")
+    return n_new, len(names)
 
 
 def wanted(names: Iterable[str], only: Part) -> list[str]:

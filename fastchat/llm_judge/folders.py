@@ -16,6 +16,8 @@ from fastchat.llm_judge.records import Answer, PairJudgment, Question, SingleJud
 PACKAGED = Path(__file__).parent / "data"
 OWN_BENCH = "fastchat_bench"
 """The benchmark that ships with the package."""
+PUBLISHED_BENCH = "mt_bench"
+"""The one that is fetched when it is asked for and not here."""
 
 
 def file_name(model: str) -> str:
@@ -93,11 +95,12 @@ class Bench:
             DataError: there is no such file, or a row of it is no question.
         """
         path = self.question_file
+        if not path.exists() and self.name == PUBLISHED_BENCH:
+            _fetch_published(self.data_dir)
         if not path.exists():
             raise DataError(
-                f"{path}: there are no questions. `--bench-name {OWN_BENCH}` ships with the "
-                "package; mt_bench comes with `python3 -m "
-                "fastchat.llm_judge.download_mt_bench_pregenerated --only question`."
+                f"{path}: there are no questions. "
+                f"`--bench-name {OWN_BENCH}` ships with the package."
             )
         held = read_rows(path, Question, lambda row: row.question_id)
         if faults := held.report():
@@ -148,3 +151,18 @@ def chosen_models(bench: Bench, wanted: Sequence[str]) -> list[str]:
             + (f". There are those of {', '.join(known)}." if known else ".")
         )
     return list(wanted) or known
+
+
+def _fetch_published(data_dir: Path) -> None:
+    """Puts MT-bench's questions and reference answers into the data folder.
+
+    Raises:
+        UnavailableError: the hub cannot be reached.
+    """
+    from fastchat.llm_judge import download_mt_bench_pregenerated as download
+    from fastchat.llm_judge.running import say
+
+    say([f"MT-bench is not in {data_dir} and is fetched from the hub."])
+    for part in ("reference_answer", "question"):
+        settings = download.DownloadSettings(data_dir=data_dir, only=part)
+        download.fetch(settings, tell=lambda line: say([line]))

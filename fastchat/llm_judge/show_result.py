@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from fastchat.errors import DataError, UsageError
+from fastchat.errors import UsageError
 from fastchat.llm_judge.bench_settings import BenchSettings
 from fastchat.settings import run_command
 
@@ -236,10 +236,9 @@ def _refuse_empty(rows: Sequence[object], settings: ResultSettings) -> None:
 
 def _categories(settings: ResultSettings) -> dict[int, str]:
     """Categories by question; none when the questions are not at hand."""
-    try:
-        return {q.question_id: q.category for q in settings.bench.questions()}
-    except DataError:
+    if not settings.bench.question_file.exists():
         return {}
+    return {q.question_id: q.category for q in settings.bench.questions()}
 
 
 if __name__ == "__main__":

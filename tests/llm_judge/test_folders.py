@@ -2,7 +2,7 @@ from pathlib import Path
 
 import pytest
 
-from fastchat.errors import DataError, UsageError
+from fastchat.errors import DataError, UnavailableError, UsageError
 from fastchat.llm_judge.folders import PACKAGED, Bench, chosen_models, file_name, model_name
 
 
@@ -53,7 +53,10 @@ def test_questions_are_cut_as_python_cuts_lists(tmp_path: Path) -> None:
 
 
 def test_absent_questions_and_models_say_what_to_do(tmp_path: Path) -> None:
-    with pytest.raises(DataError, match=r"fastchat_bench.*download_mt_bench_pregenerated"):
+    with pytest.raises(DataError, match=r"no questions.*fastchat_bench"):
+        Bench(data_dir=tmp_path, name="other").questions()
+    # The tests are offline, which the hub's client treats like a dead connection.
+    with pytest.raises(UnavailableError, match=r"could not be asked.*fastchat_bench"):
         Bench(data_dir=tmp_path, name="mt_bench").questions()
     with pytest.raises(UsageError, match="name of a folder"):
         Bench(data_dir=tmp_path, name="../x")
@@ -66,3 +69,18 @@ def test_a_broken_file_of_questions_is_not_used_in_part(tmp_path: Path) -> None:
     (tmp_path / "b" / "question.jsonl").write_text('{"question_id": 1}\n')
     with pytest.raises(DataError, match=r"question\.jsonl:1: category"):
         Bench(data_dir=tmp_path, name="b").questions()
+
+
+def test_mt_bench_is_fetched_when_it_is_asked_for(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from fastchat.llm_judge import download_mt_bench_pregenerated as download
+
+    source = tmp_path / "hub.jsonl"
+    source.write_text('{"question_id": 81, "category": "writing", "turns": ["t"]}\n')
+    names = ["data/mt_bench/question.jsonl", "data/mt_bench/reference_answer/gpt-4.jsonl"]
+    monkeypatch.setattr(download, "_list", lambda *_: names)
+    monkeypatch.setattr(download, "_fetch", lambda *_: str(source))
+    bench = Bench(data_dir=tmp_path / "data", name="mt_bench")
+    assert [q.question_id for q in bench.questions()] == [81]
+    assert bench.reference_file("gpt-4").exists()
