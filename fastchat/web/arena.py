@@ -129,6 +129,8 @@ class Arena:
             await self.monitor.close()
         if self.pictures is not None:
             await self.pictures.close()
+        if self.settings.moderation is not None:
+            await self.settings.moderation.moderator.close()
         self.store.database.close()
 
     def _pictures(self) -> PictureFolder:

@@ -71,6 +71,10 @@ class Moderator(Protocol):
         """
         ...
 
+    async def close(self) -> None:
+        """Closes its connections."""
+        ...
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PatternModerator:
@@ -80,6 +84,9 @@ class PatternModerator:
 
     async def flags(self, text: str) -> bool:
         return any(pattern.search(text) for pattern in self.patterns)
+
+    async def close(self) -> None:
+        """Has nothing to close."""
 
 
 @dataclass(slots=True, kw_only=True)
@@ -102,6 +109,10 @@ class OpenAIModerator:
             )
         reply = await self._client.moderations.create(input=text)
         return any(r.flagged or r.category_scores.sexual > SEXUAL_LIMIT for r in reply.results)
+
+    async def close(self) -> None:
+        if self._client is not None:
+            await self._client.close()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
