@@ -3,6 +3,7 @@
 import os
 import pwd
 import shutil
+import signal
 import socket
 import subprocess
 import tempfile
@@ -64,7 +65,7 @@ def running_postgresql() -> Iterator[str]:
         _wait_until_ready(binaries, port, server)
         yield f"postgresql://tester@127.0.0.1:{port}/postgres"
     finally:
-        server.terminate()
+        server.send_signal(signal.SIGINT)  # at once: SIGTERM waits for clients to leave
         server.wait()
         shutil.rmtree(folder, ignore_errors=True)
 

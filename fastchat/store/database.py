@@ -127,14 +127,20 @@ def _parsed(text: str) -> sa.URL:
         case "sqlite":
             if url.database in (None, "", ":memory:"):
                 raise UsageError(f"The SQLite database needs a file. {_KINDS}")
-            Path(str(url.database)).expanduser().absolute().parent.mkdir(
-                parents=True, exist_ok=True
-            )
-            return url.set(database=str(Path(str(url.database)).expanduser()))
+            return url.set(database=str(_with_folder(Path(str(url.database)).expanduser())))
         case "postgresql" | "postgres":
             return url.set(drivername="postgresql+psycopg")
         case other:
             raise UsageError(f"There is no store on {other}. {_KINDS}")
+
+
+def _with_folder(path: Path) -> Path:
+    """The path of a SQLite file, its folder made."""
+    try:
+        path.absolute().parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UsageError(f"{path} cannot be a database: {error.strerror}. {_KINDS}") from None
+    return path
 
 
 _KINDS = "Give a path such as fastchat.db, or postgresql://user:password@host/name."

@@ -117,6 +117,11 @@ def test_other_databases_are_refused_by_name(url: str) -> None:
         Database(url)
 
 
+def test_a_folder_that_cannot_be_made_is_told() -> None:
+    with pytest.raises(UsageError, match="cannot be a database"):
+        Database("/dev/null/folder/store.db")
+
+
 def test_the_url_keeps_its_password_out_of_the_message() -> None:
     with pytest.raises(UsageError) as caught:
         Database("no such://user:secret@host/name")
