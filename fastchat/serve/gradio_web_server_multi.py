@@ -44,12 +44,16 @@ class MultiSettings(WebSettings):
     """TOML or JSON file with weights, targets and outages of the models; read again on change."""
     vision_arena: bool = False
     """Let readers add pictures, and let models that see them battle."""
+    use_remote_storage: bool = False
+    """Upload readers' pictures to FASTCHAT_IMAGE_STORAGE_URL, a bucket for example."""
     random_questions: Path | None = None
     """JSON list of {dataset, question, path}: pictures with questions that a reader may draw."""
     blind_char_len_limit: Annotated[int, Env("FASTCHAT_BLIND_MODE_INPUT_CHAR_LEN_LIMIT")] = 30_000
     """Characters of one message in an anonymous battle."""
     vote_limit: int = 30
     """Votes in a minute from one address; 0 sets no limit."""
+    moderate: bool = False
+    """Look at every message before a model does, by --moderation-file or by OPENAI_API_KEY."""
     moderation_file: Path | None = None
     """With --moderate: regular expressions, one a line, of what is not sent to models."""
     moderation_fail: Literal["open", "closed"] = "closed"
