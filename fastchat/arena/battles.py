@@ -6,7 +6,6 @@ are exactly those. Every vote is counted under one reason or kept.
 """
 
 import hashlib
-import hmac
 import re
 import secrets
 from collections import Counter
@@ -20,6 +19,7 @@ from fastchat.arena.events import VOTES, Event, LoggedState, Unread, read_events
 from fastchat.arena.languages import detect
 from fastchat.arena.refusals import is_refusal
 from fastchat.arena.style import count_markdown
+from fastchat.arena.voter_key import hidden_name
 from fastchat.arena.votes import LABELS
 from fastchat.arena.wording import Wording, wording
 
@@ -235,8 +235,7 @@ class Cleaner:
     def _judge(self, address: str) -> str:
         if self._keep_addresses:
             return f"arena_user_{address}"
-        digest = hmac.new(self._key, address.encode("utf-8", "replace"), hashlib.sha256)
-        return f"arena_user_{digest.hexdigest()[:16]}"
+        return f"arena_user_{hidden_name(self._key, address)}"
 
 
 def _said(state: LoggedState) -> list[tuple[str, str]]:

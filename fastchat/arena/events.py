@@ -268,7 +268,7 @@ def _event(line: bytes, path: str, number: int) -> Event | Unread:
     try:
         row = orjson.loads(line.removeprefix(b"\xef\xbb\xbf"))
     except orjson.JSONDecodeError:
-        return Unread(reason=_why_unreadable(line), path=path, line=number)
+        return Unread(reason=why_unreadable(line), path=path, line=number)
     if isinstance(row, dict) and row.get("type") not in KINDS:
         return Unread(reason="unknown_type", path=path, line=number)
     try:
@@ -277,7 +277,8 @@ def _event(line: bytes, path: str, number: int) -> Event | Unread:
         return Unread(reason="bad_row", path=path, line=number)
 
 
-def _why_unreadable(line: bytes) -> UnreadReason:
+def why_unreadable(line: bytes) -> UnreadReason:
+    """Why a line that is no JSON is none."""
     try:
         text = line.decode("utf-8")
     except UnicodeDecodeError:

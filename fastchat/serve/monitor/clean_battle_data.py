@@ -1,8 +1,6 @@
 """Turns the server's logs into battles that can be rated, and says why the other votes cannot."""
 
 import datetime
-import os
-import secrets
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,7 +13,6 @@ if TYPE_CHECKING:
     from fastchat.arena.battles import Cleaner, CleaningReport, CleaningRules
     from fastchat.arena.events import Event, Unread
 
-KEY_NAME = "voter.key"
 SHOWN_ADDRESSES = 30
 _DROPPED_BY_SIMPLE = ("question_id", "conversation_a", "conversation_b")
 
@@ -121,25 +118,13 @@ def _day(text: str | None, flag: str) -> float | None:
 
 def _key(settings: CleanBattleDataSettings) -> bytes:
     """The key of voters' names, kept beside the logs so that every run names them the same."""
+    from fastchat.arena.voter_key import KEY_NAME, kept_key
+
     path = settings.key_file
     if path is None:
         root = settings.output_dir if settings.database_url else settings.log_root.expanduser()
         path = root / KEY_NAME
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        handle = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-    except FileExistsError:
-        if len(key := path.read_bytes()) < 16:
-            raise DataError(f"the key {path} is too short; remove it or give --key-file.") from None
-        return key
-    except OSError as error:
-        raise UsageError(
-            f"the key {path} cannot be made: {error.strerror}; give --key-file, or "
-            "--no-sanitize-ip to write addresses."
-        ) from None
-    with os.fdopen(handle, "wb") as file:
-        file.write(key := secrets.token_bytes(32))
-    return key
+    return kept_key(path)
 
 
 def _events(settings: CleanBattleDataSettings) -> "Iterator[Event | Unread]":
