@@ -35,6 +35,7 @@ class FakeJudge:
         self.bodies: list[dict[str, Any]] = []
         self.refuses: set[str] = {"response_format"}
         """Parameters that it does not know."""
+        self.counts_tokens = True
         self.waiting = 0
         self.most_waiting = 0
         self.hold: asyncio.Event | None = None
@@ -75,7 +76,10 @@ class FakeJudge:
         if isinstance(said, tuple):
             error = {"message": "the fake judge fails as it was told to", "code": "x"}
             return web.json_response({"error": error}, status=said[0], headers=said[1])
-        return web.Response(text=completion(body, said or ""), content_type="application/json")
+        text = completion(body, said or "")
+        if not self.counts_tokens:
+            text = json.dumps({k: v for k, v in json.loads(text).items() if k != "usage"})
+        return web.Response(text=text, content_type="application/json")
 
 
 def completion(body: dict[str, Any], text: str) -> str:

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from fastchat.errors import UnavailableError
 
 CHARACTERS_PER_TOKEN = 3.5
-"""For what a request may cost before it is sent; English text has about four."""
+"""For what a run will cost before it begins; English text has about four."""
 
 
 class CeilingError(UnavailableError):
@@ -99,6 +99,11 @@ def price(
     return (prompt_tokens * dollars[0] + completion_tokens * dollars[1]) / 1e6
 
 
+def most_tokens(text: str) -> int:
+    """As many tokens as `text` can be: one a byte, and what a chat's form adds."""
+    return len(text.encode()) + 100
+
+
 def estimated_tokens(text: str) -> int:
-    """About how many tokens `text` is, rather too many."""
+    """About how many tokens `text` is."""
     return int(len(text.encode()) / CHARACTERS_PER_TOKEN) + 8

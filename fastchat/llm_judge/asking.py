@@ -29,7 +29,7 @@ from fastchat.errors import (
     UpstreamTimeoutError,
     UsageError,
 )
-from fastchat.llm_judge.account import Account, estimated_tokens, price
+from fastchat.llm_judge.account import Account, estimated_tokens, most_tokens, price
 from fastchat.llm_judge.endpoints import Endpoint, EndpointSettings
 from fastchat.llm_judge.lines import Appender, read_rows
 from fastchat.message import Message
@@ -170,9 +170,9 @@ class ApiModel:
             self.account.n_from_cache += 1
             return known
         dollars = (self._endpoint.price_input, self._endpoint.price_output)
-        worst = price(estimated_tokens(request.text), request.max_tokens, dollars) or 0.0
+        worst = price(most_tokens(request.text), request.max_tokens, dollars) or 0.0
         async with self.account.reserve(worst):
-            reply = await self._patiently(request)
+            reply = _with_usage(await self._patiently(request), request)
             cost = price(reply.prompt_tokens, reply.completion_tokens, dollars)
             self.account.book(reply.prompt_tokens, reply.completion_tokens, cost)
         if reply.model:
@@ -374,6 +374,17 @@ def _reply(content: bytes) -> Reply:
         completion_tokens=int(usage.get("completion_tokens") or 0),
         model=str(value.get("model") or ""),
     )
+
+
+def _with_usage(reply: Reply, request: Request) -> Reply:
+    """The reply with its tokens estimated, where the server does not count them."""
+    if reply.prompt_tokens or reply.completion_tokens:
+        return reply
+    counted = {
+        "prompt_tokens": estimated_tokens(request.text),
+        "completion_tokens": estimated_tokens(reply.text),
+    }
+    return reply.model_copy(update=counted)
 
 
 def _error(content: bytes) -> Mapping[str, Any]:

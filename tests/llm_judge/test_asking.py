@@ -135,6 +135,16 @@ async def test_cost_is_counted_from_the_usage_that_is_reported(fake) -> None:
     assert model.account.summary()["reported_models"] == ["rule-1"]
 
 
+async def test_a_server_that_does_not_count_is_not_free(fake) -> None:
+    fake.counts_tokens = False
+    model = model_at(fake, price_input=3.0, price_output=15.0)
+    reply = await asked(model)
+    assert reply.prompt_tokens > 0 and reply.completion_tokens > 0
+    assert model.account.cost == pytest.approx(
+        (reply.prompt_tokens * 3 + reply.completion_tokens * 15) / 1e6
+    )
+
+
 async def test_the_ceiling_is_never_passed_and_waits_for_what_is_in_the_air(fake) -> None:
     flags = {"price_input": 0.0, "price_output": 1e6 / 50}  # 50 tokens may cost a dollar
     model = model_at(fake, max_cost=2.0, **flags)
