@@ -45,6 +45,10 @@ class Processor:
             image_token_id: the token whose places take the embeddings.
         """
         self._library = library
+        merged = library._merge_kwargs(
+            tokenizer_init_kwargs=library.tokenizer.init_kwargs, return_tensors="pt"
+        )
+        self._options: dict[str, Any] = merged["images_kwargs"]
         self.image_token_id = image_token_id
         self.mark: str = library.image_token
         """Stands once for each picture in a rendered prompt."""
@@ -59,8 +63,8 @@ class Processor:
         Raises UsageError when the model cannot take a picture of this shape.
         """
         try:
-            inputs = self._library.image_processor(images=[image], return_tensors="pt")
-            text = str(self._library.replace_image_token(inputs, 0))
+            # What the library's own call does with pictures, before it tokenizes.
+            inputs, (text,) = self._library._process_images([image], **self._options)
         except (ValueError, TypeError, ZeroDivisionError, IndexError) as error:
             raise UsageError(
                 f"An `image_url` of {image.width} x {image.height} cannot be read by this model.",
@@ -68,7 +72,7 @@ class Processor:
             ) from error
         ids = self._library.tokenizer(text, add_special_tokens=False)["input_ids"]
         tensors = {k: v for k, v in inputs.items() if hasattr(v, "dtype")}
-        return Prepared(text=text, n_tokens=ids.count(self.image_token_id), inputs=tensors)
+        return Prepared(text=str(text), n_tokens=ids.count(self.image_token_id), inputs=tensors)
 
     def expand(self, text: str, prepared: Sequence[Prepared]) -> str:
         """A rendered prompt with every mark replaced by what stands for its picture.
@@ -109,7 +113,7 @@ def _library(source: Source, config: Any) -> Any:
     parts = [name for name in whole.get_attributes() if name != "video_processor"]
     still = type(whole.__name__, (whole,), {"get_attributes": classmethod(lambda cls: parts)})
     processor = still.from_pretrained(source.path, **source.arguments)
-    for needed in ("image_processor", "tokenizer", "image_token", "replace_image_token"):
+    for needed in ("image_processor", "tokenizer", "image_token", "_process_images"):
         if not hasattr(processor, needed):
             raise ValueError(f"{whole.__name__} has no {needed}")
     return processor
