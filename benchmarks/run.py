@@ -30,6 +30,7 @@ SECTIONS: dict[str, list[str]] = {
     "gateway": ["gateway.py", "gateway_keys.py"],
     "page": ["page.py"],
     "startup": ["startup.py"],
+    "arena": ["arena.py"],
     "data": ["data.py"],
     "rating": ["rating.py"],
     "judging": ["judging.py"],

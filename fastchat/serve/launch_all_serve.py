@@ -83,6 +83,8 @@ class LaunchSettings:
     """Its port."""
     web: bool = True
     """Serve the page as well."""
+    arena: bool = False
+    """The page is the arena (gradio_web_server_multi), with battles, votes and a leaderboard."""
     startup_timeout_s: float = 600.0
     """How long a process may take to its first answer; downloads count."""
     log_dir: Annotated[str, Env("LOGDIR")] = "logs"
@@ -220,13 +222,16 @@ def children(settings: LaunchSettings, plan: Platform) -> list[Child]:
         )
     )
     if plan.page is not None:
-        api_url = f"{plan.server.url}/v1"
+        page_flags = ["--controller-url", controller_url, "--api-url", f"{plan.server.url}/v1"]
+        if settings.arena:
+            page_flags += ["--log-dir", str(folder)]  # the daily logs, which votes are cleaned from
+        program = "gradio_web_server_multi" if settings.arena else "gradio_web_server"
         page = _child(
             plan.page,
-            "gradio_web_server",
-            ["--controller-url", controller_url, "--api-url", api_url],
+            program,
+            page_flags,
             health="/",
-            log_path=folder / "gradio_web_server.log",
+            log_path=folder / f"{program}.log",
             env={**env, "FASTCHAT_API_KEY": settings.api_keys[0]} if settings.api_keys else env,
         )
         result.append(dataclasses.replace(page, essential=False))
