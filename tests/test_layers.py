@@ -61,6 +61,7 @@ LAZY_IN = [
     *("engine/base.py", "engine/choose.py", "engine/echo.py", "engine/stopping.py"),
     *("model/load.py", "model/__init__.py"),
     "serve",
+    "llm_judge",
 ]
 
 
