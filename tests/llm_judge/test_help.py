@@ -41,8 +41,8 @@ print("\\n" + repr((status, sorted({name.partition(".")[0] for name in sys.modul
 """
 
 
-def test_the_published_commands_are_these() -> None:
-    assert set(COMMANDS) == PUBLISHED.keys()
+def test_the_published_commands_are_here() -> None:
+    assert PUBLISHED.keys() - set(COMMANDS) == set()
 
 
 @pytest.mark.parametrize("command", COMMANDS)
@@ -60,7 +60,9 @@ def test_help_has_the_published_flags_and_imports_nothing_heavy(command: str) ->
     assert status == 0 and f"usage: python3 -m {module}" in text
     assert HEAVY & set(imported) == set()
     words = text.replace(",", " ").split()
-    assert [flag for flag in (*PUBLISHED[command].split(), "--data-dir") if flag not in words] == []
+    assert [
+        flag for flag in (*PUBLISHED.get(command, "").split(), "--data-dir") if flag not in words
+    ] == []
 
 
 def test_a_command_runs_by_its_path_as_published(tmp_path: Path) -> None:
