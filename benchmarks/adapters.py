@@ -101,7 +101,9 @@ async def compare(args: argparse.Namespace, base: Path, dtype: Any) -> list[list
 
     tokenizer = AutoTokenizer.from_pretrained(base)
     model = ModelSettings(model_path=str(base), dtype=dtype, device="cpu", num_threads=args.threads)
-    settings = EngineSettings(max_running=max(args.batches), scheduler="slots")
+    settings = EngineSettings(
+        max_running=max(args.batches), max_cached_tokens=12288, scheduler="slots"
+    )
     rows = []
     for kind, targets in TARGETS.items():
         alone: Any = await open_engine(model, settings)

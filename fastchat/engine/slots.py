@@ -240,7 +240,15 @@ class SlotEngine:
         return {live.computer for live in self._live}
 
     def _begin(self, live: Live) -> None:
+        """Takes a request in; its reader is owed an end, whatever happens."""
         self._live[live] = None
+        try:
+            self._enter(live)
+        except Exception as error:
+            logger.error("a request could not begin", exc_info=error)
+            self._end(live, "error", model_error(error))
+
+    def _enter(self, live: Live) -> None:
         self._n_prompt += len(live.prompt_ids)
         for choice in live.choices:
             self._sampler.add(

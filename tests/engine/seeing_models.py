@@ -93,6 +93,42 @@ def make_llava(folder: Path) -> Path:
     return folder
 
 
+def make_idefics3(folder: Path) -> Path:
+    """SigLIP and a Llama; a picture is cut into rows and columns, each with its own marks."""
+    import torch
+    from transformers import AutoConfig, AutoModelForImageTextToText
+    from transformers.models.idefics3.image_processing_pil_idefics3 import (
+        Idefics3ImageProcessorPil,
+    )
+
+    tokenizer = make_tokenizer()
+    marks = ["<image>", "<fake_token_around_image>", "<global-img>", "<end_of_utterance>"]
+    marks += [f"<row_{row}_col_{column}>" for row in range(1, 5) for column in range(1, 5)]
+    tokenizer.add_tokens(marks, special_tokens=True)
+    config = AutoConfig.for_model(
+        "idefics3",
+        text_config={"model_type": "llama", **TEXT},
+        vision_config={
+            "hidden_size": 32,
+            "intermediate_size": 48,
+            "num_hidden_layers": 2,
+            "num_attention_heads": 4,
+            "image_size": 28,
+            "patch_size": 7,
+        },
+        image_token_id=tokenizer.convert_tokens_to_ids("<image>"),
+        scale_factor=2,
+    )
+    torch.manual_seed(7)
+    save(AutoModelForImageTextToText.from_config(config).eval(), folder)
+    sizes = {"size": {"longest_edge": 56}, "max_image_size": {"longest_edge": 28}}
+    Idefics3ImageProcessorPil(**sizes).save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    options = {"image_seq_len": 4, "processor_class": "Idefics3Processor"}
+    (folder / "processor_config.json").write_text(json.dumps(options))
+    return folder
+
+
 def make_qwen(folder: Path, generation: str = "qwen2_vl") -> Path:
     """Qwen's: pictures of any shape, positions in three directions, a template of parts."""
     import torch

@@ -284,6 +284,22 @@ async def test_requests_of_adapters_share_steps_and_no_prefixes(
         assert len({tuple(v) for v in embedded}) == 4
 
 
+async def test_a_request_that_cannot_begin_ends_with_an_error(
+    llama: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def broken(*_: Any, **__: Any) -> None:
+        raise RuntimeError("at 0x7f00")
+
+    async with opened(llama) as engine:
+        with monkeypatch.context() as patch:
+            patch.setattr(engine._scheduler, "add", broken)
+            request = GenerationRequest(request_id="test", prompt=(5, 6, 7), max_tokens=3)
+            chunks = [chunk async for chunk in engine.generate(request)]
+        assert [chunk.finish_reason for chunk in chunks] == ["error"]
+        assert "0x7f00" not in str(chunks[0].error)
+        assert (await answer(engine, [5, 6, 7], 3))[0]
+
+
 async def test_adapters_come_and_go_while_others_answer(
     llama: Path, adapters: dict[str, Path]
 ) -> None:

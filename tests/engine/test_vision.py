@@ -20,15 +20,17 @@ from fastchat.model.hub import Source
 from fastchat.model.load import ModelSettings
 from fastchat.model.processors import load_processor
 from tests.engine.adapters_on_disk import make_adapter
-from tests.engine.seeing_models import data_url, make_llava, make_qwen, picture
+from tests.engine.seeing_models import data_url, make_idefics3, make_llava, make_qwen, picture
 
 KINDS: dict[str, Callable[[Path], Path]] = {
     "llava": make_llava,
+    "idefics3": make_idefics3,
     "qwen2_vl": make_qwen,
     "qwen2_5_vl": lambda folder: make_qwen(folder, "qwen2_5_vl"),
 }
 MARKS = {
     "llava": "<image>",
+    "idefics3": "<image>",
     "qwen2_vl": "<|vision_start|><|image_pad|><|vision_end|>",
     "qwen2_5_vl": "<|vision_start|><|image_pad|><|vision_end|>",
 }
@@ -122,7 +124,7 @@ def said(*parts: str | Any) -> Message:
 def prompt(kind: str, *parts: str | Any) -> str:
     """What the model's template makes of one such message."""
     pieces = [part if isinstance(part, str) else MARKS[kind] for part in parts]
-    between = "\n" if kind == "llava" else ""
+    between = "\n" if kind in ("llava", "idefics3") else ""
     return f"<s>user: {between.join(pieces)}\nassistant:"
 
 
