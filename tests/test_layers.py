@@ -40,6 +40,8 @@ COMMANDS: dict[str, set[str]] = {
     "serve/monitor/elo_analysis.py": {"arena"},
     "serve/monitor/monitor.py": {"arena", "web"},
     "serve/monitor/monitor_md.py": {"arena"},
+    "serve/monitor/release.py": {"arena"},
+    "serve/monitor/release_file.py": {"arena"},
     "serve/gradio_web_server_multi.py": {"web"},
     "llm_judge/qa_browser.py": {"web"},
 }

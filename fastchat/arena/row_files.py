@@ -46,7 +46,9 @@ def _json_rows(path: Path, refused: Counter[str]) -> Rows:
                 yield from _objects(values, refused)
                 return
         for line in file:
-            text = line.removeprefix(b"\xef\xbb\xbf").strip().lstrip(b"[").rstrip(b",]").strip()
+            text = line.removeprefix(b"\xef\xbb\xbf").strip()
+            if start[:1] == b"[":
+                text = text.removeprefix(b"[").removesuffix(b"]").removesuffix(b",").strip()
             if not text:
                 continue
             try:

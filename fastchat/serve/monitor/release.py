@@ -1,0 +1,148 @@
+"""Makes a data set that may be given away from conversations or battles, by a file of steps.
+
+    python3 -m fastchat.serve.monitor.release --config release.toml
+
+Nothing leaves this machine without `--push`.
+"""
+
+import tomllib
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from importlib import resources
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+import tyro
+
+from fastchat.errors import DataError, UsageError
+from fastchat.settings import Env, run_command
+
+if TYPE_CHECKING:
+    from fastchat.arena.release import ReleaseReport
+    from fastchat.serve.monitor.release_file import ReleaseFile
+
+PRESETS = "dataset_release_scripts"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ReleaseSettings:
+    """Filters, samples, joins, redacts and describes a data set, with a report of every step."""
+
+    config: Path = tyro.MISSING
+    """TOML file of what to release and how; docs/arena.md has one."""
+    push: str | None = None
+    """Upload the result to this data set of the Hugging Face hub (owner/name), as a private one."""
+    token: Annotated[str | None, Env("HF_TOKEN")] = None
+    """Token for --push; better in the environment."""
+    debug: bool = False
+    """Show tracebacks."""
+
+
+def release(settings: ReleaseSettings) -> None:
+    """Runs the steps, writes the data set, its statistics and the report."""
+    from fastchat.serve.monitor.release_file import read_release_file
+
+    if settings.push is not None and settings.push.count("/") != 1:
+        raise UsageError(f"--push {settings.push!r} is no data set; write owner/name.")
+    config = read_release_file(settings.config, presets())
+    report, written = run(config)
+    dropped = ", ".join(f"{reason} {n}" for reason, n in report.dropped.most_common()) or "none"
+    taken = ", ".join(f"{kind} {n}" for kind, n in report.redacted.most_common()) or "nothing"
+    print(f"read {report.read}, kept {report.kept}; left out: {dropped}")
+    print(f"redacted in {report.rows_redacted} rows: {taken}")
+    for path in written:
+        print(f"written: {path}")
+    if settings.push is not None:
+        print(f"pushed: {_push(settings.push, written, settings.token)}")
+
+
+def presets() -> dict[str, dict[str, Any]]:
+    """The rules of the published releases, by name."""
+    folder = resources.files("fastchat.serve.monitor").joinpath(PRESETS)
+    return {
+        entry.name.removesuffix(".toml"): tomllib.loads(entry.read_text("utf-8"))
+        for entry in folder.iterdir()
+        if entry.name.endswith(".toml")
+    }
+
+
+def run(config: "ReleaseFile") -> tuple["ReleaseReport", list[Path]]:
+    """Runs the steps of a file: the report, and the files that were written."""
+    import orjson
+
+    from fastchat.arena.redaction import read_redactor, redactor
+    from fastchat.arena.release import ReleaseReport, release_rows, statistics
+    from fastchat.arena.row_files import write_rows
+    from fastchat.arena.sources import battle_rows
+    from fastchat.arena.voter_key import kept_key
+
+    report = ReleaseReport()
+    sources = (row for source in config.input for row in battle_rows(source, report.dropped))
+    patterns = read_redactor(Path(config.redaction_file)) if config.redaction_file else redactor()
+    folder = Path(config.output_dir)
+    rows = release_rows(
+        sources,
+        config.rules(),
+        report=report,
+        redactor=patterns if config.redact else None,
+        key=kept_key(Path(config.key_file) if config.key_file else folder / "release.key"),
+        labels=_labels(config, report.dropped),
+    )
+    if not rows:
+        raise DataError(f"nothing is left to release: {dict(report.dropped.most_common())}.")
+    public = folder / config.name
+    data = public / f"data.{config.format}"
+    write_rows(data, rows)
+    written = [data]
+    for name, value in (("statistics", statistics(rows)), ("report", report.to_json())):
+        path = public / f"{name}.json"
+        path.write_bytes(orjson.dumps(value, option=orjson.OPT_INDENT_2) + b"\n")
+        written.append(path)
+    return report, written
+
+
+def _labels(config: "ReleaseFile", refused: Counter[str]) -> dict[str, dict[str, Any]]:
+    """The fields to join, by the key of their row."""
+    from fastchat.arena.release import row_key
+    from fastchat.arena.row_files import read_rows
+
+    labels: dict[str, dict[str, Any]] = {}
+    for join in config.merge:
+        for row in read_rows(Path(join.file), refused):
+            given = {name: row[name] for name in join.fields if name in row}
+            if given and (key := row_key(row)):
+                labels.setdefault(key, {}).update(given)
+    return labels
+
+
+def _push(repo: str, paths: Sequence[Path], token: str | None) -> str:
+    """Uploads the files; the address of the data set."""
+    try:
+        from huggingface_hub import HfApi
+        from huggingface_hub.errors import HfHubHTTPError, OfflineModeIsEnabled
+    except ImportError:
+        raise UsageError("--push needs: pip install huggingface_hub.") from None
+    api = HfApi(token=token)
+    kind: Literal["dataset"] = "dataset"
+    try:
+        api.create_repo(repo, repo_type=kind, private=True, exist_ok=True)
+        for path in paths:
+            api.upload_file(
+                path_or_fileobj=path, path_in_repo=path.name, repo_id=repo, repo_type=kind
+            )
+    except (HfHubHTTPError, OfflineModeIsEnabled, OSError) as error:
+        shown = str(error).splitlines()[0][:200]
+        raise UsageError(f"--push {repo}: the hub did not take it: {shown}") from None
+    return f"https://huggingface.co/datasets/{repo}"
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Runs the command."""
+    return run_command(
+        ReleaseSettings, release, argv, prog="python3 -m fastchat.serve.monitor.release"
+    )
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())
