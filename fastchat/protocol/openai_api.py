@@ -53,6 +53,18 @@ DEFAULT_TEMPERATURE = 0.7
 """The published default; OpenAI's own is 1."""
 DEFAULT_COMPLETION_TOKENS = 16
 
+_OTHER_SERVERS = {
+    "allowed_token_ids": "use `logit_bias`",
+    "bad_words": "use `logit_bias`",
+    "include_stop_str_in_output": "`stop_reason` of the choice tells the stop string",
+    "min_tokens": "use `ignore_eos` with a limit",
+    "prompt_logprobs": "use `echo` and `logprobs` of /v1/completions",
+    "return_token_ids": "use /tokenize",
+    "truncate_prompt_tokens": "shorten the prompt",
+    "use_beam_search": "use `best_of` of /v1/completions",
+}
+"""Fields of other servers that would change the reply, with what to do instead."""
+
 B = TypeVar("B", bound="Body")
 
 
@@ -116,6 +128,8 @@ class Body(BaseModel):
 
     not_built: ClassVar[dict[str, str]] = {}
     """Fields that would change the answer and are refused, with what to do instead."""
+    harmless: ClassVar[dict[str, tuple[Any, ...]]] = {}
+    """What such a field may hold all the same, where that is not what is empty."""
     quiet: ClassVar[frozenset[str]] = frozenset({"user"})
     """Fields that are accepted and have no effect here."""
     renamed: ClassVar[frozenset[str]] = frozenset()
@@ -191,6 +205,11 @@ class ChatRequest(Generation):
     """`POST /v1/chat/completions`."""
 
     not_built = {
+        **_OTHER_SERVERS,
+        "add_generation_prompt": "the answer's slot is always opened",
+        "continue_final_message": "use /v1/completions with the rendered prompt",
+        "documents": "put them into a message",
+        "echo": "use /v1/completions",
         "functions": "use `tools`",
         "function_call": "use `tool_choice`",
         "chat_template": "the template is the operator's choice",
@@ -198,6 +217,7 @@ class ChatRequest(Generation):
         "prediction": "leave it out",
         "web_search_options": "leave it out",
     }
+    harmless: ClassVar = {"add_generation_prompt": (None, True)}
     quiet = frozenset(
         [
             "user",
@@ -255,7 +275,16 @@ class ChatRequest(Generation):
             known = ", ".join(names[:20])
             message = f"names {(choice.name or '')[:64]!r}, which is not among `tools`: {known}"
             raise refuse(message, param="tool_choice")
+        if choice.allowed is not None:
+            self._keep_allowed_tools(choice.allowed, names)
         return self
+
+    def _keep_allowed_tools(self, allowed: tuple[str, ...], names: list[str]) -> None:
+        """What may not be called is not shown to the model either."""
+        if unknown := [name for name in allowed if name not in names]:
+            message = f"allows {unknown[0][:64]!r}, which is not among `tools`"
+            raise refuse(message, param="tool_choice")
+        self.tools = [tool for tool in self.tools if tool.name in allowed]
 
     @property
     def token_limit(self) -> int | None:
@@ -271,8 +300,8 @@ class CompletionRequest(Generation):
     """`POST /v1/completions`."""
 
     not_built = {
+        **_OTHER_SERVERS,
         "suffix": "put all text before the gap into `prompt`",
-        "use_beam_search": "use `best_of`",
     }
 
     prompt: Prompts
@@ -343,6 +372,9 @@ class DetokenizeRequest(Body):
     ]
 
 
+_EMPTY = (None, False, "", [], {}, {"type": "text"}, "none")
+
+
 def parse(kind: type[B], body: dict[str, Any]) -> B:
     """`body` as a checked value.
 
@@ -350,7 +382,7 @@ def parse(kind: type[B], body: dict[str, Any]) -> B:
         UsageError: with the field at fault as its `param`.
     """
     for name, remedy in kind.not_built.items():
-        if body.get(name) not in (None, False, "", [], {}, {"type": "text"}, "none"):
+        if body.get(name) not in kind.harmless.get(name, _EMPTY):
             raise UsageError(f"`{name}` is not supported: {remedy}.", param=name)
     try:
         return kind.model_validate(body)

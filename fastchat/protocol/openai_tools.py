@@ -48,6 +48,8 @@ class ToolChoice:
     mode: Literal["none", "auto", "required", "named"] = "auto"
     name: str | None = None
     """The one to be called, with `named`."""
+    allowed: tuple[str, ...] | None = None
+    """Those that the model is told of; None: all."""
 
 
 def _tools(value: Any) -> list[Tool]:
@@ -107,9 +109,35 @@ def _choice(value: Any) -> ToolChoice:
         name = function.get("name") if isinstance(function, dict) else value.get("name")
         if isinstance(name, str):
             return ToolChoice(mode="named", name=name)
+    if isinstance(value, dict) and value.get("type") == "allowed_tools":
+        return _allowed(value.get("allowed_tools"))
     raise refuse(
-        'must be `none`, `auto`, `required`, or {"type": "function", "function": {"name": ...}}'
+        'must be `none`, `auto`, `required`, {"type": "function", "function": {"name": ...}}, '
+        'or {"type": "allowed_tools", "allowed_tools": {"mode": ..., "tools": [...]}}'
     )
+
+
+def _allowed(value: Any) -> ToolChoice:
+    """The choice among some of the tools."""
+    mode = value.get("mode") if isinstance(value, dict) else None
+    if mode not in ("auto", "required"):
+        raise refuse("must be `auto` or `required`", param="tool_choice.allowed_tools.mode")
+    tools = value.get("tools")
+    if not isinstance(tools, list) or not 0 < len(tools) <= MAX_TOOLS:
+        message = f"must be a list of 1 to {MAX_TOOLS} tools"
+        raise refuse(message, param="tool_choice.allowed_tools.tools")
+    return ToolChoice(
+        mode=mode, allowed=tuple(_allowed_name(tool, i) for i, tool in enumerate(tools))
+    )
+
+
+def _allowed_name(tool: Any, i: int) -> str:
+    function = tool.get("function") if isinstance(tool, dict) else None
+    name = function.get("name") if isinstance(function, dict) else None
+    if not isinstance(name, str):
+        message = 'must be {"type": "function", "function": {"name": ...}}'
+        raise refuse(message, param=f"tool_choice.allowed_tools.tools[{i}]")
+    return name
 
 
 Tools = Annotated[list[Any], BeforeValidator(_tools)]
