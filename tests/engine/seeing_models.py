@@ -121,7 +121,7 @@ def make_idefics3(folder: Path) -> Path:
     )
     torch.manual_seed(7)
     save(AutoModelForImageTextToText.from_config(config).eval(), folder)
-    sizes = {"size": {"longest_edge": 56}, "max_image_size": {"longest_edge": 28}}
+    sizes: dict[str, Any] = {"size": {"longest_edge": 56}, "max_image_size": {"longest_edge": 28}}
     Idefics3ImageProcessorPil(**sizes).save_pretrained(folder)
     tokenizer.save_pretrained(folder)
     options = {"image_seq_len": 4, "processor_class": "Idefics3Processor"}
