@@ -123,17 +123,24 @@ def filtered(
     rows: Sequence[dict[str, Any]], rules: ReleaseRules, dropped: Counter[str]
 ) -> Iterator[dict[str, Any]]:
     """The rows that nothing speaks against."""
+    rows = list(distinct(rows, dropped))
     check = _checker(rows, rules)
-    seen: set[tuple[str, ...]] = set()
     for row in rows:
-        reason = check(row)
-        identity = (row_key(row), *(str(row.get(m, "")) for m in MODELS))
-        if not reason and identity[0] and identity in seen:
-            reason = "duplicate"
-        seen.add(identity)
-        if reason:
+        if reason := check(row):
             dropped[reason] += 1
         else:
+            yield row
+
+
+def distinct(rows: Iterable[dict[str, Any]], dropped: Counter[str]) -> Iterator[dict[str, Any]]:
+    """The first row of each id and models; rows without an id all stay."""
+    seen: set[tuple[str, ...]] = set()
+    for row in rows:
+        identity = (row_key(row), *(str(row.get(m, "")) for m in MODELS))
+        if identity[0] and identity in seen:
+            dropped["duplicate"] += 1
+        else:
+            seen.add(identity)
             yield row
 
 

@@ -128,7 +128,7 @@ def test_statistics_describe_what_is_given_away(tmp_path: Path) -> None:
     assert shown["rows"] == 2 and shown["users"] == 2 and shown["turns"] == {"1": 2}
     assert shown["models"] == {"m-a": 2, "m-b": 2} and shown["languages"] == {"English": 2}
     assert shown["outcomes"] == {"model_a": 1, "tie": 1}
-    assert shown["mean_characters"]["user"] == 32.0
+    assert shown["mean_characters"]["user"] == 31.0
 
 
 def test_a_store_is_released_as_a_file_is(tmp_path: Path, database_url: str) -> None:
