@@ -52,19 +52,10 @@ def _run(settings: ResultSettings) -> None:
     from fastchat.llm_judge.running import say
     from fastchat.llm_judge.tables import write_json
 
-    bench = settings.bench
-    paths = settings.input_file or tuple(
-        bench.judgment_file(judge, settings.mode) for judge in settings.judge_model
-    )
-    for path in paths:
-        if not path.exists():
-            raise UsageError(
-                f"{path}: there are no judgments; make them with gen_judgment --mode "
-                f"{settings.mode} --judge-model {settings.judge_model[0]}."
-            )
+    paths = _paths(settings)
     print(f"Mode: {settings.mode}")
     print(f"Input file: {', '.join(map(str, paths))}")
-    shown = _single(settings, paths) if settings.mode == "single" else _pairs(settings, paths)
+    shown = results(settings)
     for table in shown.tables:
         print(table.text(settings.format))
     say(shown.notes)
@@ -80,6 +71,30 @@ class Shown:
     tables: "list[Table]"
     values: dict[str, Any]
     notes: list[str]
+
+
+def results(settings: ResultSettings) -> Shown:
+    """What there is to show, for a terminal or a report.
+
+    Raises:
+        UsageError: there are no judgments, or none of what is wanted.
+    """
+    paths = _paths(settings)
+    return _single(settings, paths) if settings.mode == "single" else _pairs(settings, paths)
+
+
+def _paths(settings: ResultSettings) -> tuple[Path, ...]:
+    bench = settings.bench
+    paths = tuple(settings.input_file) or tuple(
+        bench.judgment_file(judge, settings.mode) for judge in settings.judge_model
+    )
+    for path in paths:
+        if not path.exists():
+            raise UsageError(
+                f"{path}: there are no judgments; make them with gen_judgment --mode "
+                f"{settings.mode} --judge-model {settings.judge_model[0]}."
+            )
+    return paths
 
 
 def _single(settings: ResultSettings, paths: Sequence[Path]) -> Shown:

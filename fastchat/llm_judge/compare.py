@@ -1,0 +1,183 @@
+"""Compares two models, or two runs of one, question by question, and says whether it is chance.
+
+python3 -m fastchat.llm_judge.compare --models base tuned --judge-model gpt-4
+"""
+
+import sys
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+from fastchat.errors import DataError, UsageError
+from fastchat.llm_judge.bench_settings import BenchSettings
+from fastchat.settings import WordList, run_command
+
+if TYPE_CHECKING:
+    from fastchat.llm_judge.paired import Pairing
+    from fastchat.llm_judge.significance import Comparison
+
+PROG = "python3 -m fastchat.llm_judge.compare"
+ALL = "all"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CompareSettings(BenchSettings):
+    """Compares two models on the questions that both were judged on."""
+
+    models: WordList = ()
+    """Must be given: two models; the same one twice, with two input files, are two runs of it."""
+    judge_model: WordList = ("gpt-4",)
+    """Judge whose verdicts count; several, with blanks between, are a jury."""
+    mode: Literal["single", "pairwise"] = "single"
+    """By grades, or by verdicts on the pair."""
+    input_file: WordList = ()
+    """Judgment file of both models, or one file for each; by default the judge's own."""
+    rounds: int = 10_000
+    """How often questions are drawn anew."""
+    seed: int = 0
+    """Of these draws."""
+    format: Literal["table", "md", "csv"] = "table"
+    """How tables are printed."""
+    json: Path | None = None
+    """File for the results as JSON."""
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Status 0 when there was something to compare, whatever came out."""
+    return run_command(CompareSettings, _run, argv, prog=PROG)
+
+
+def _run(settings: CompareSettings) -> None:
+    from fastchat.llm_judge.running import say
+    from fastchat.llm_judge.tables import write_json
+
+    _check(settings)
+    pairing = _pairing(settings)
+    found = _compare(settings, pairing, _categories(settings))
+    print(_table(settings, found).text(settings.format))
+    print(_verdict(settings, found[ALL][0]))
+    say(pairing.notes)
+    if settings.json:
+        values = {
+            name: {key: _plain(value) for key, value in asdict(result).items()} | {"p_holm": p}
+            for name, (result, p) in found.items()
+        }
+        head = {"models": settings.models, "mode": settings.mode, "judges": settings.judge_model}
+        write_json(settings.json, {**head, "results": values, "notes": pairing.notes})
+
+
+def _check(settings: CompareSettings) -> None:
+    if len(settings.models) != 2:
+        raise UsageError("Give two models: --models A B.")
+    if len(set(settings.models)) == 1 and (len(settings.input_file) != 2):
+        raise UsageError(
+            f"--models names {settings.models[0]} twice; give a file for each run: --input-file "
+            "OLD.jsonl NEW.jsonl."
+        )
+    if len(settings.input_file) > 2 or (settings.mode == "pairwise" and settings.input_file[1:]):
+        raise UsageError("--input-file: give one file, or one for each model (mode single).")
+    if settings.rounds < 100:
+        raise UsageError(f"--rounds {settings.rounds}: give 100 or more.")
+
+
+def _pairing(settings: CompareSettings) -> "Pairing":
+    """The scores of both models on what both were judged on."""
+    from fastchat.llm_judge.paired import pair_grades, pair_verdicts
+
+    first, second = settings.models
+    if settings.mode == "pairwise":
+        return pair_verdicts(_files(settings), first, second)
+    files = _files(settings)
+    if len(settings.input_file) == 2:
+        return pair_grades(files[:1], files[1:], first, second)
+    return pair_grades(files, files, first, second)
+
+
+def _files(settings: CompareSettings) -> list[Path]:
+    mode = "single" if settings.mode == "single" else "pairwise-all"
+    bench = settings.bench
+    paths = [Path(name) for name in settings.input_file] or [
+        bench.judgment_file(judge, mode) for judge in settings.judge_model
+    ]
+    for path in paths:
+        if not path.exists():
+            raise UsageError(f"{path}: there are no judgments; make them with gen_judgment.")
+    return paths
+
+
+def _categories(settings: CompareSettings) -> dict[int, str]:
+    """Categories by question; none when the questions are not at hand."""
+    try:
+        return {q.question_id: q.category for q in settings.bench.questions()}
+    except DataError:
+        return {}
+
+
+def _compare(
+    settings: CompareSettings, pairing: "Pairing", category_of: dict[int, str]
+) -> "dict[str, tuple[Comparison, float]]":
+    """The comparison and its corrected p-value, over all questions and by category."""
+    from fastchat.llm_judge.significance import compare_paired, holm
+
+    groups: dict[str, list[int]] = {}
+    for i, question in enumerate(pairing.questions):
+        if question in category_of:
+            groups.setdefault(category_of[question], []).append(i)
+    if len(groups) < 2:
+        groups = {}
+    results = {
+        name: compare_paired(
+            [pairing.first[i] for i in rows],
+            [pairing.second[i] for i in rows],
+            [pairing.questions[i] for i in rows],
+            rounds=settings.rounds,
+            seed=settings.seed,
+        )
+        for name, rows in {ALL: list(range(len(pairing.first))), **groups}.items()
+    }
+    corrected = holm({name: results[name].p for name in groups})
+    return {name: (found, corrected.get(name, found.p)) for name, found in results.items()}
+
+
+def _table(settings: CompareSettings, found: "dict[str, tuple[Comparison, float]]") -> Any:
+    from fastchat.llm_judge.tables import Table
+
+    first, second = settings.models
+    if first == second:
+        first, second = f"{first} (first run)", f"{second} (second run)"
+    rows = tuple(
+        (
+            *(name, f"{c.first:.3f}", f"{c.second:.3f}", f"{c.difference:+.3f}"),
+            *(f"{c.lower:+.3f} to {c.upper:+.3f}", f"{p:.4f}"),
+            *(f"{c.better} / {c.equal} / {c.worse}", c.n_questions),
+        )
+        for name, (c, p) in found.items()
+    )
+    columns = ("category", first, second, "difference", "95% interval", "p")
+    title = f"{first} less {second}; p by category is Holm's"
+    return Table(title=title, columns=(*columns, "ahead / equal / behind", "questions"), rows=rows)
+
+
+def _verdict(settings: CompareSettings, found: "Comparison") -> str:
+    """The result in a sentence."""
+    first, second = settings.models
+    if found.n_questions < 2:
+        return "One question cannot tell models apart."
+    size = f"With {found.n_questions} questions a difference of {found.detectable:.2f} or more is "
+    power = size + "found four times in five."
+    if found.p >= 0.05:
+        return f"No difference beyond chance (p = {found.p:.3f}). {power}"
+    ahead = first if found.difference > 0 else second
+    if first == second:
+        ahead = "the first run" if found.difference > 0 else "the second run"
+    return f"Ahead: {ahead}, by {abs(found.difference):.2f} (p = {found.p:.4f}). {power}"
+
+
+def _plain(value: Any) -> Any:
+    """A number that JSON can hold."""
+    return None if isinstance(value, float) and value != value else value
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,131 @@
+import json
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from fake_judge import FakeJudge, answer, is_pair, judge
+
+from fastchat.llm_judge import report
+from fastchat.llm_judge.safe_html import html_of
+
+CHROMIUM = Path("/usr/bin/chromium")
+FOLDER = Path("data/fastchat_bench/report")
+
+
+@pytest.fixture
+def judged(here: Path, fake: FakeJudge) -> Path:
+    """Grades and comparisons of two models; the judge writes what a page must not obey."""
+    answer("one")
+    answer("a/two", "--max-new-token", "30")
+    hostile = "<script>document.title='x'</script> ![p](http://evil.example/p) </script>"
+    fake.rule = lambda body: f"{hostile} [[A]]" if is_pair(body) else f"{hostile} Rating: [[6]]"
+    judge(fake, "--parallel", "16")
+    judge(fake, "--first-n", "3", "--mode", "pairwise-all", "--parallel", "16")
+    return here
+
+
+def write(*flags: str, status: int = 0) -> None:
+    words = ["--bench-name", "fastchat_bench", "--judge-model", "rule", *flags]
+    assert report.main(words) == status
+
+
+def test_a_report_is_a_page_markdown_and_json_of_one_result(judged: Path) -> None:
+    write()
+    value = json.loads((FOLDER / "rule.json").read_text())
+    grades, pairs = value["results"]["Grades"], value["results"]["Compared with each other"]
+    assert grades["average"]["one"]["value"] == 6 and grades["average"]["one"]["n"] == 160
+    assert pairs["wins"]["one"]["tie"] == 6
+    assert (value["benchmark"], value["judges"]) == ("fastchat_bench", ["rule"])
+    text = (FOLDER / "rule.md").read_text()
+    assert (
+        text.startswith("# fastchat_bench, judged by rule") and "| a/two | 1 | 6.000000 |" in text
+    )
+    page = (FOLDER / "rule.html").read_text()
+    assert "<td>a/two</td>" in page and "Plotly" in page
+    assert "<script>document.title" not in page and "@@" not in re.sub(
+        r"<script>.*?</script>", "", page, flags=re.S
+    )
+
+
+def test_the_report_can_be_small_and_of_chosen_models(judged: Path) -> None:
+    write("--no-answers", "--model-list", "one", "--mode", "single", "--output", "r/small.html")
+    value = json.loads(Path("r/small.json").read_text())
+    assert list(value["results"]) == ["Grades"] and set(value["results"]["Grades"]["turn_1"]) == {
+        "one"
+    }
+    assert 'id="data">null<' in Path("r/small.html").read_text()
+
+
+def test_what_is_not_there_is_said(here: Path, fake: FakeJudge, capsys: Any) -> None:
+    write(status=2)
+    assert "make them with gen_judgment" in capsys.readouterr().err
+    write("--output", "x.pdf", status=2)
+    assert "ends in .html" in capsys.readouterr().err
+
+
+def test_a_baseline_that_is_in_every_pair_is_taken_for_one(here: Path, fake: FakeJudge) -> None:
+    answer("one")
+    answer("gpt-3.5-turbo")
+    judge(fake, "--first-n", "2", "--mode", "pairwise-baseline")
+    write()
+    value = json.loads((FOLDER / "rule.json").read_text())
+    assert list(value["results"]) == ["Compared with gpt-3.5-turbo"]
+
+
+@pytest.mark.parametrize(
+    ("text", "made"),
+    [
+        ("**a** & <b>", "<p><strong>a</strong> &amp; &lt;b&gt;</p>\n"),
+        (
+            "![x](http://e.example/p)",
+            '<p>!<a href="http://e.example/p" rel="noopener noreferrer nofollow">x</a></p>\n',
+        ),
+        ("[x](javascript:alert(1))", "<p>[x](javascript:alert(1))</p>\n"),
+        ("[x](data:text/html,1)", "<p>[x](data:text/html,1)</p>\n"),
+        ("<img src=x onerror=alert(1)>", "<p>&lt;img src=x onerror=alert(1)&gt;</p>\n"),
+        ("One:\n• two", "<p>One:</p>\n<ul>\n<li>two</li>\n</ul>\n"),
+    ],
+)
+def test_markdown_becomes_html_that_does_nothing(text: str, made: str) -> None:
+    assert html_of(text) == made
+
+
+@pytest.fixture
+def page(judged: Path) -> Iterator[Any]:
+    from playwright.sync_api import sync_playwright
+
+    write()
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=str(CHROMIUM), args=["--no-sandbox"])
+        page: Any = browser.new_page(viewport={"width": 390, "height": 844})
+        page.trouble = []
+        page.on("console", lambda message: page.trouble.append(message.text))
+        page.on("pageerror", lambda error: page.trouble.append(str(error)))
+        page.on("request", lambda r: r.url.startswith("http") and page.trouble.append(r.url))
+        page.goto((judged / FOLDER / "rule.html").as_uri())
+        page.wait_for_selector("#reading:not([hidden])")
+        yield page
+        browser.close()
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not CHROMIUM.exists(), reason="there is no chromium")
+def test_the_page_is_read_by_mouse_and_keyboard_on_a_phone_in_the_dark(page: Any) -> None:
+    assert page.locator(".plot .main-svg").count() >= 3
+    assert "Write a letter" in page.inner_text("#shown")
+    page.click("text=What rule said >> nth=0")
+    assert "<script>document.title" in page.inner_text("#shown")
+    assert "Game 1, a/two before one: rule prefers a/two" in page.inner_text("#shown")
+    page.keyboard.press("ArrowRight")
+    assert "bakery" in page.inner_text("#shown")
+    page.select_option("#category", "math")
+    assert "Reference solution" in page.inner_text("#shown")
+    page.select_option("#b", "a/two")
+    assert page.locator("#shown article").count() == 2
+    assert page.evaluate("document.documentElement.scrollWidth") <= 390
+    page.emulate_media(color_scheme="dark")
+    fill = "getComputedStyle(document.querySelector('.plot .gtitle')).fill"
+    page.wait_for_function(f"{fill} === 'rgb(231, 234, 240)'")
+    assert page.trouble == [] and page.title() == "fastchat_bench, judged by rule"
