@@ -1,6 +1,7 @@
 """Battles of the platform's own store, cleaned by the same rules as a log."""
 
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -38,13 +39,25 @@ def votes_of_store(url: str) -> Iterator[Event]:
         UsageError: the URL is of no known kind, or its file is not there.
         StoreError: the database cannot be used now.
     """
+    with opened_store(url) as database:
+        yield from stored_votes(database)
+
+
+@contextmanager
+def opened_store(url: str) -> Iterator[Database]:
+    """The store at `url`, closed at the end.
+
+    Raises:
+        UsageError: the URL is of no known kind, or its file is not there.
+        StoreError: the database cannot be used now.
+    """
     database = Database(url)
     path = database.url.database
     if database.is_sqlite and path and path != ":memory:" and not Path(path).exists():
         raise UsageError(f"{path} is not there; name the database of the web server.")
     try:
         database.create(TABLES)
-        yield from stored_votes(database)
+        yield database
     finally:
         database.close()
 

@@ -1,0 +1,95 @@
+"""Conversations and thumbs of the platform's own store, as events of the log."""
+
+from collections.abc import Iterator
+from typing import Any
+
+import orjson
+import sqlalchemy as sa
+
+from fastchat.arena.events import Event, LoggedState
+from fastchat.arena.store_battles import CHUNK, opened_store
+from fastchat.store.arena_tables import battles, conversations, flags, votes
+from fastchat.store.database import Database
+
+
+def chats_of_store(url: str) -> Iterator[Event]:
+    """Every conversation, by its id, then every thumb and flag, by its number.
+
+    People are known where they voted or flagged; for others the address is empty.
+
+    Raises:
+        UsageError: the URL is of no known kind, or its file is not there.
+        StoreError: the database cannot be used now.
+    """
+    with opened_store(url) as database:
+        yield from _conversations(database)
+        yield from _flags(database)
+
+
+def _conversations(database: Database) -> Iterator[Event]:
+    voters = _voters(database)
+    query = sa.select(conversations).order_by(conversations.c.id)
+    last = ""
+    while True:
+        after = query.where(conversations.c.id > last).limit(CHUNK)
+        rows = database.read(lambda c, after=after: c.execute(after).all())
+        for row in rows:
+            kind = "error" if row.error else "chat"
+            yield _event(row, kind, row.updated_at, voter=voters.get(row.id, ""))
+        if len(rows) < CHUNK:
+            return
+        last = rows[-1].id
+
+
+def _voters(database: Database) -> dict[str, str]:
+    """Who voted on each conversation."""
+    query = (
+        sa.select(votes.c.id, votes.c.voter, battles.c.conversation_a, battles.c.conversation_b)
+        .join(battles, battles.c.id == votes.c.battle_id)
+        .order_by(votes.c.id)
+        .limit(CHUNK)
+    )
+    found: dict[str, str] = {}
+    last = 0
+    while True:
+        after = query.where(votes.c.id > last)
+        rows = database.read(lambda c, after=after: c.execute(after).all())
+        for _, voter, a, b in rows:
+            found[a] = found[b] = voter
+        if len(rows) < CHUNK:
+            return found
+        last = rows[-1].id
+
+
+def _flags(database: Database) -> Iterator[Event]:
+    query = (
+        sa.select(
+            conversations, flags.c.id.label("number"), flags.c.kind, flags.c.at, flags.c.voter
+        )
+        .join(flags, flags.c.conversation_id == conversations.c.id)
+        .where(flags.c.kind != "share")
+        .order_by(flags.c.id)
+        .limit(CHUNK)
+    )
+    last = 0
+    while True:
+        after = query.where(flags.c.id > last)
+        rows = database.read(lambda c, after=after: c.execute(after).all())
+        for row in rows:
+            yield _event(row, row.kind, row.at, voter=row.voter)
+        if len(rows) < CHUNK:
+            return
+        last = rows[-1].number
+
+
+def _event(row: Any, kind: Any, at: float, *, voter: str) -> Event:
+    said = tuple((r, content) for r, content in orjson.loads(row.messages) if r != "system")
+    state = LoggedState(conv_id=row.id, model_name=row.model, messages=said)
+    return Event(
+        type=kind,
+        tstamp=at,
+        models=(row.model,),
+        states=(state,),
+        ip=voter,
+        finish=at if kind == "chat" else None,
+    )
