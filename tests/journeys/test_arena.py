@@ -5,12 +5,14 @@ import re
 import shlex
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import httpx
 import pytest
 import real_processes
-from gradio_session import Session
+from arena_reader import WAIT_MS, Reader, open_browser
 
 from fastchat.web.texts import load_texts
 
@@ -18,7 +20,7 @@ ROOT = Path(__file__).resolve().parents[2]
 WORDS = load_texts().arena
 BATTLES = 10
 QUESTIONS = ("Who are you?", "What is 12 + 7?", "List the days of the week.")
-CHOICES = ("left", "right", "tie", "left", "both_bad")
+CHOICES = (WORDS.left, WORDS.right, WORDS.tie, WORDS.left, WORDS.both_bad)
 
 
 def shown_commands() -> list[list[str]]:
@@ -29,9 +31,15 @@ def shown_commands() -> list[list[str]]:
     return [shlex.split(line) for line in block.splitlines()]
 
 
+@pytest.fixture
+def browser() -> Iterator[Any]:
+    yield from open_browser()
+
+
 @pytest.mark.slow
+@pytest.mark.xdist_group("browser")
 def test_the_commands_of_the_readme_lead_to_battles_and_ratings(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, browser: Any
 ) -> None:
     monkeypatch.setenv("PYTHONPATH", str(ROOT))
     monkeypatch.chdir(tmp_path)  # the commands leave and look for fastchat.db where they run
@@ -50,12 +58,20 @@ def test_the_commands_of_the_readme_lead_to_battles_and_ratings(
             real_processes.wait_until_answers(url, processes)
         listed = {model["id"] for model in httpx.get(models, trust_env=False).json()["data"]}
         assert listed == {"tiny-a", "tiny-b", "tiny-c"}
-        session = Session(page)
+        reader = Reader(browser.new_context(viewport={"width": 1280, "height": 800}), page)
         for number in range(BATTLES):
-            session.call("anonymous_clear", None)
-            session.battle(QUESTIONS[number % len(QUESTIONS)])
-            assert WORDS.thanks in session.vote(CHOICES[number % len(CHOICES)])
-        session.close()
+            reader.say(QUESTIONS[number % len(QUESTIONS)])
+            reader.expect(reader.answers()).to_have_count(2, timeout=WAIT_MS)
+            assert "tiny-" not in reader.tab.locator(".labels:visible").inner_text()
+            reader.vote(CHOICES[number % len(CHOICES)])
+            told = reader.tab.locator(".labels:visible")
+            reader.expect(told).to_contain_text("tiny-", timeout=WAIT_MS)
+            reader.shoot(f"tiny-{number}")
+            reader.begin_new_round()
+        reader.tab.get_by_role("tab", name=WORDS.tab_leaderboard).click()
+        reader.see("10 votes")
+        reader.shoot("tiny-board")
+        assert reader.failures == []
     done = subprocess.run(
         [sys.executable, *rate[1:]], cwd=tmp_path, capture_output=True, text=True, timeout=300
     )

@@ -1,79 +1,24 @@
 """The arena in a real browser, as a new reader would use it."""
 
-import os
 import re
 from collections.abc import Callable, Iterator
-from pathlib import Path
 from typing import Any
 
 import pytest
+from arena_reader import BOX, WAIT_MS, Reader, open_browser
 
 from fastchat.web.texts import load_texts
 
 pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("browser")]
 
-CHROMIUM = Path("/usr/bin/chromium")
 WORDS = load_texts().arena
 CHAT = load_texts().chat
 MODELS = ("lion-7b", "tiger-7b", "bear-7b")
-BOX = ".message textarea:visible"
-SHOTS = os.environ.get("FASTCHAT_SCREENSHOTS")
-"""A folder for pictures of what the test sees; unset for none."""
-WAIT_MS = 20_000
-
-
-class Reader:
-    """A person at the arena."""
-
-    def __init__(self, context: Any, url: str) -> None:
-        from playwright.sync_api import expect
-
-        self.expect = expect
-        self.tab = context.new_page()
-        self.url = url
-        self.requests: list[str] = []
-        self.failures: list[str] = []
-        self.tab.on("request", lambda request: self.requests.append(request.url))
-        self.tab.on("pageerror", lambda error: self.failures.append(str(error)))
-        self.open("/")
-
-    def open(self, path: str) -> None:
-        self.tab.goto(self.url + path)
-        self.expect(self.tab.get_by_role("tab").first).to_be_visible(timeout=WAIT_MS)
-
-    def say(self, text: str) -> None:
-        box = self.tab.locator(BOX)
-        self.expect(box).to_be_enabled(timeout=WAIT_MS)
-        box.fill(text)
-        box.press("Enter")
-
-    def answers(self) -> Any:
-        return self.tab.locator(".message.bot:visible")
-
-    def button(self, name: str) -> Any:
-        return self.tab.get_by_role("button", name=name, exact=True).locator("visible=true")
-
-    def see(self, text: str) -> None:
-        self.expect(self.tab.get_by_text(text).locator("visible=true").first).to_be_visible(
-            timeout=WAIT_MS
-        )
-
-    def shoot(self, name: str) -> None:
-        if SHOTS:
-            self.tab.screenshot(path=Path(SHOTS) / f"{name}.png")
 
 
 @pytest.fixture
 def browser() -> Iterator[Any]:
-    if not CHROMIUM.exists():
-        pytest.skip("there is no chromium on this machine")
-    sync_api = pytest.importorskip("playwright.sync_api")
-    with sync_api.sync_playwright() as playwright:
-        browser = playwright.chromium.launch(
-            executable_path=CHROMIUM, args=["--no-sandbox", "--disable-gpu"]
-        )
-        yield browser
-        browser.close()
+    yield from open_browser()
 
 
 @pytest.fixture
@@ -97,15 +42,13 @@ def test_ten_battles_move_the_board(browser: Any, arena: str) -> None:
         reader.expect(reader.button(choice)).to_be_enabled(timeout=WAIT_MS)
         if number == 0:
             reader.shoot("battle")
-        reader.button(choice).click()
-        reader.see(WORDS.thanks)
+        reader.vote(choice)
         reader.expect(labels).to_contain_text(re.compile("|".join(MODELS)), timeout=WAIT_MS)
         reader.expect(reader.tab.locator(BOX)).to_be_disabled()
         if number == 0:
             reader.shoot("battle-voted")
         reader.expect(reader.button(WORDS.new_round)).to_be_enabled()
-        reader.button(WORDS.new_round).click()
-        reader.expect(reader.answers()).to_have_count(0, timeout=WAIT_MS)
+        reader.begin_new_round()
         reader.see(WORDS.greeting_battle)
     reader.tab.get_by_role("tab", name=WORDS.tab_leaderboard).click()
     reader.see("10 votes")
