@@ -5,6 +5,7 @@ carries its battle and both conversations with it, so that it never depends on a
 The ratings read votes as columns of whole numbers, from any vote on.
 """
 
+import os
 import secrets
 from collections.abc import Iterator, Sequence
 from typing import Any, cast
@@ -14,6 +15,7 @@ import orjson
 import sqlalchemy as sa
 from sqlalchemy.dialects import postgresql, sqlite
 
+from fastchat.errors import StoreError
 from fastchat.store.arena_records import (
     Record,
     StoredBattle,
@@ -60,6 +62,7 @@ class ArenaStore:
         """
         self.database = database
         database.create(TABLES)
+        self._file = self._file_now()
 
     def record(self, records: Sequence[Record]) -> list[bool]:
         """Writes all of `records` in one transaction; they are on the disk when this returns.
@@ -69,7 +72,32 @@ class ArenaStore:
         Raises:
             StoreError: the database is locked, full or gone; nothing was written.
         """
-        return self.database.write(lambda connection: _Writer(connection).write(records))
+        self._check_file()
+        new = self.database.write(lambda connection: _Writer(connection).write(records))
+        self._check_file()
+        return new
+
+    def _check_file(self) -> None:
+        """
+        Raises:
+            StoreError: the SQLite file was removed or replaced: what is written goes nowhere, and
+                SQLite itself does not notice.
+        """
+        if self._file_now() != self._file:
+            raise StoreError(
+                "The file of the store is not the one that was opened; nothing was saved. "
+                "Put it back, or start the server again."
+            )
+
+    def _file_now(self) -> tuple[int, int] | None:
+        """What tells the SQLite file from another of its name; None where there is none."""
+        if not self.database.is_sqlite:
+            return None
+        try:
+            found = os.stat(str(self.database.url.database))
+        except OSError:
+            return (0, 0)
+        return found.st_dev, found.st_ino
 
     def votes(self, *, since: int = 0, limit: int | None = None) -> VoteColumns:
         """The votes with numbers above `since`, oldest first."""

@@ -1,12 +1,15 @@
 """The arena's memory, on SQLite and on a real PostgreSQL server."""
 
+import sqlite3
 import threading
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 import sqlalchemy as sa
 from sqlalchemy.exc import IntegrityError
 
+from fastchat.errors import StoreError
 from fastchat.store import arena_tables as tables
 from fastchat.store.arena import ArenaStore
 from fastchat.store.arena_records import (
@@ -165,3 +168,43 @@ def test_many_writers_lose_nothing_and_count_nothing_twice(store: ArenaStore) ->
     assert len(columns) == 70
     assert len(set(columns.battle)) == 70
     assert sum(new) == 10
+
+
+def test_a_full_disk_is_told_and_nothing_is_written(tmp_path: Path) -> None:
+    database = Database(str(tmp_path / "a.db"))
+    store = ArenaStore(database)
+    store.record([vote("1")])
+    database.close()
+
+    def fill(connection: sqlite3.Connection, _: object) -> None:
+        connection.execute("PRAGMA max_page_count = 1")  # no page more than there are
+
+    sa.event.listen(database.engine, "connect", fill)
+    with pytest.raises(StoreError, match="nothing was saved"):
+        for i in range(1000):
+            store.record([vote(f"more-{i}", a="x" * 5000)])
+    sa.event.remove(database.engine, "connect", fill)
+    database.close()
+    n = len(store.votes())
+    assert n >= 1
+    assert store.record([vote("later")]) == [True]
+    assert len(store.votes()) == n + 1
+    database.close()
+
+
+def test_a_file_that_is_gone_or_another_is_told(tmp_path: Path) -> None:
+    path = tmp_path / "a.db"
+    database = Database(str(path))
+    store = ArenaStore(database)
+    store.record([vote("1")])
+    away = path.rename(tmp_path / "away.db")
+    with pytest.raises(StoreError, match="Put it back"):
+        store.record([vote("2")])
+    path.write_bytes(b"")
+    with pytest.raises(StoreError, match="Put it back"):
+        store.record([vote("2")])
+    path.unlink()
+    away.rename(path)
+    assert store.record([vote("2")]) == [True]
+    assert len(store.votes()) == 2
+    database.close()
