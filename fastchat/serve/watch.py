@@ -56,9 +56,13 @@ class Feed:
         version, sent = self._version, dict(self._take())
         workers = [_describe(listing) for listing in sent.values()]
         yield _line({"event": "snapshot", **self._head, "workers": workers})
+        now_s = asyncio.get_running_loop().time
+        ping_at = now_s() + PING_S  # news that change nothing, as heart-beats do, put off no ping
         while not self._closed:
-            if version == self._version and not await self._has_news(version):
+            is_old = version == self._version
+            if is_old and not await self._has_news(version, within_s=ping_at - now_s()):
                 yield _line({"event": "ping"})
+                ping_at = now_s() + PING_S
                 continue
             await asyncio.sleep(GATHER_S)  # many changes at once become one line each
             version, now = self._version, dict(self._take())
@@ -66,11 +70,12 @@ class Feed:
             sent = now
             if lines:
                 yield b"".join(lines)
+                ping_at = now_s() + PING_S
 
-    async def _has_news(self, version: int) -> bool:
+    async def _has_news(self, version: int, *, within_s: float) -> bool:
         async with self._changed:
             try:
-                async with asyncio.timeout(PING_S):
+                async with asyncio.timeout(within_s):
                     await self._changed.wait_for(lambda: self._version != version)
             except TimeoutError:
                 return False

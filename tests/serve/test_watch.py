@@ -55,6 +55,27 @@ async def test_an_announcement_without_a_change_sends_nothing(
     await lines.aclose()
 
 
+async def test_heart_beats_that_change_nothing_put_off_no_ping(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(watch, "PING_S", 0.1)
+    feed = Feed(Router().snapshot, controller_id="c", expiry_s=90)
+    lines = feed.lines()
+    await read(lines)
+
+    async def beat() -> None:
+        while True:
+            await feed.announce()
+            await asyncio.sleep(0)
+
+    beating = asyncio.ensure_future(beat())
+    async with asyncio.timeout(20):
+        assert await read(lines) == [{"event": "ping"}]
+    beating.cancel()
+    await asyncio.gather(beating, return_exceptions=True)
+    await lines.aclose()
+
+
 async def test_closing_ends_the_streams() -> None:
     feed = Feed(Router().snapshot, controller_id="c", expiry_s=90)
     lines = feed.lines()
