@@ -34,6 +34,9 @@ MAY_IMPORT: dict[str, set[str]] = {name: set(KERNEL[:i]) for i, name in enumerat
 }
 # Commands may use anything below them and their own folder, and the one layer named here.
 COMMANDS: dict[str, set[str]] = {
+    # From people's votes to training: the only place where data looks into the arena.
+    "data/votes_to_pairs.py": {"arena"},
+    "data/pair_filters.py": {"arena"},
     "serve/gradio_web_server.py": {"web"},
     "serve/monitor/basic_stats.py": {"arena"},
     "serve/monitor/clean_battle_data.py": {"arena"},

@@ -255,13 +255,18 @@ def _answers(side: list[tuple[str, str]]) -> list[str]:
     return [text for _, text in side[1::2]]
 
 
+def count_tokens(text: str) -> int:
+    """About how many tokens a text has: words in pieces of six letters, signs, CJK characters."""
+    return len(_TOKEN.findall(text))
+
+
 def _conversation(side: list[tuple[str, str]]) -> list[dict[str, Any]]:
     """The published list of messages."""
     return [
         {
             "role": "assistant" if i % 2 else "user",
             "content": text,
-            "num_tokens": len(_TOKEN.findall(text)),
+            "num_tokens": count_tokens(text),
         }
         for i, (_, text) in enumerate(side)
     ]

@@ -1,8 +1,11 @@
 """Turns the votes of battles into preference pairs, which `train_dpo` learns from.
 
 python3 -m fastchat.data.votes_to_pairs --in 2026-05-01-conv.json --out pairs.jsonl
+
+Votes come from logs, from files of cleaned battles with their texts, or from the arena's store.
 """
 
+import functools
 import json
 import logging
 import sys
@@ -15,14 +18,16 @@ import orjson
 import tyro
 
 from fastchat import logs
-from fastchat.errors import DataError
+from fastchat.data.pair_filters import Agreement, by_agreement, by_category, by_language
+from fastchat.errors import DataError, UsageError
 from fastchat.message import Message
-from fastchat.settings import alias, run_command
+from fastchat.settings import CommaList, alias, run_command
 
 logger = logging.getLogger(__name__)
 
 LEFT, RIGHT = "leftvote", "rightvote"
 NO_WINNER = {"tievote": "tie", "bothbad_vote": "both bad"}
+UNKNOWN = "unknown outcome"
 ERROR_TEXTS = ("**network error", "**api request error", "api request error.")
 """How a reply begins, in lower case, that is no answer of the model."""
 UNFINISHED = ("▌", '<span class="cursor">')
@@ -75,13 +80,24 @@ class VotesToPairsSettings:
     """Turns the votes of battles into preference pairs for train_dpo."""
 
     in_file: Annotated[tuple[str, ...], alias("--in")] = tyro.MISSING
-    """Logs of the arena, `YYYY-MM-DD-conv.json`, one JSON object a line."""
+    """Logs of the arena, `YYYY-MM-DD-conv.json`; folders of logs; files of cleaned battles
+    (.json, .jsonl, .parquet); stores, by file (.db) or URL."""
     out_file: Annotated[str, alias("--out")] = tyro.MISSING
     """JSON Lines to write: id, prompt, chosen, rejected."""
     rounds: Literal["one", "first"] = "one"
     """Of battles with several rounds: none (`one`), or the first round (`first`)."""
     anonymous_only: bool = False
     """Leave out battles whose models were shown by name."""
+    judge_votes: bool = False
+    """Take votes that judges gave as well; people's only without it."""
+    min_agreement: float | None = None
+    """Count votes on the same answers together and keep those on which this share agrees."""
+    min_votes: int = 1
+    """With --min-agreement: leave out answers with fewer votes."""
+    langs: CommaList = ()
+    """Keep questions in these languages: English,Chinese,..."""
+    category: CommaList = ()
+    """Keep what these of the arena's categories hold: coding,hard_6,no_refusal,..."""
     report: str | None = None
     """File for what was read, kept and dropped, as JSON."""
 
@@ -95,13 +111,10 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _run(settings: VotesToPairsSettings) -> None:
+    _check(settings)
     report = Report()
-    lines = (line for path in settings.in_file for line in read_lines(path))
-    pairs = list(
-        pairs_from_votes(
-            lines, report, rounds=settings.rounds, anonymous_only=settings.anonymous_only
-        )
-    )
+    pairs = _selected(settings, report)
+    report.kept = len(pairs)
     if not pairs:
         raise DataError(f"no vote gives a pair: {_reasons(report)}.")
     out = Path(settings.out_file)
@@ -114,6 +127,111 @@ def _run(settings: VotesToPairsSettings) -> None:
         content = {"read": report.read, "kept": report.kept, "dropped": report.dropped}
         Path(settings.report).write_text(json.dumps(content, indent=2) + "\n", "utf-8")
     logger.info("votes=%d pairs=%d dropped %s", report.read, report.kept, _reasons(report))
+
+
+def _check(settings: VotesToPairsSettings) -> None:
+    """Raises UsageError for values that cannot be."""
+    least = settings.min_agreement
+    if least is not None and not 0 < least <= 1:
+        raise UsageError(f"--min-agreement {least} is no share; give more than 0, at most 1.")
+    if settings.min_votes < 1:
+        raise UsageError(f"--min-votes {settings.min_votes} is below 1.")
+    if settings.min_votes > 1 and least is None:
+        raise UsageError("--min-votes needs --min-agreement, which counts votes together.")
+
+
+def _selected(settings: VotesToPairsSettings, report: Report) -> list[PreferencePair]:
+    """The pairs that the flags ask for; the others are counted by reason."""
+    agreement = Agreement() if settings.min_agreement is not None else None
+    lines = (line for source in settings.in_file for line in vote_lines(source))
+    found = list(
+        _voted(
+            lines,
+            report,
+            rounds=settings.rounds,
+            anonymous_only=settings.anonymous_only,
+            judge_votes=settings.judge_votes,
+            agreement=agreement,
+        )
+    )
+    if agreement is not None and settings.min_agreement is not None:
+        least, votes = settings.min_agreement, settings.min_votes
+        found = by_agreement(found, agreement, report, least=least, min_votes=votes)
+    if settings.langs:
+        found = by_language(found, settings.langs, report)
+    if settings.category:
+        found = by_category(found, settings.category, report)
+    return [pair for pair, _ in found]
+
+
+def vote_lines(source: str) -> Iterator[Any]:
+    """The votes of a log, a folder of logs, a file of battles or a store, as lines of a log.
+
+    None stands for a line that cannot be read.
+
+    Raises:
+        UsageError, DataError: the source cannot be used; the message names it.
+    """
+    from fastchat.arena.sources import is_store
+    from fastchat.arena.store_battles import votes_of_store
+
+    if is_store(source):
+        yield from (event.to_row() for event in votes_of_store(source))
+        return
+    path = Path(source).expanduser()
+    if path.is_dir():
+        from fastchat.arena.events import log_files
+
+        for log in log_files(path):
+            yield from read_lines(log)
+        return
+    rows = read_lines(path) if not _is_table(path) else _table_rows(path)
+    for row in rows:
+        is_battle = isinstance(row, dict) and "conversation_a" in row and "winner" in row
+        yield _as_vote(row) if is_battle else row
+
+
+def _is_table(path: Path) -> bool:
+    """Whether the file is no JSON Lines."""
+    if path.suffix in (".parquet", ".csv"):
+        return True
+    try:
+        with path.open("rb") as file:
+            return file.read(64).removeprefix(b"\xef\xbb\xbf").lstrip()[:1] == b"["
+    except OSError as error:
+        raise DataError(f"cannot read {path}: {error.strerror or error}.") from None
+
+
+def _table_rows(path: Path) -> Iterator[Any]:
+    """The rows of a file of battles, and None for each that cannot be read."""
+    from collections import Counter
+
+    from fastchat.arena.row_files import read_rows
+
+    refused: Counter[str] = Counter()
+    yield from read_rows(path, refused)
+    yield from [None] * refused.total()
+
+
+WINNERS = {"model_a": LEFT, "model_b": RIGHT, "tie": "tievote", "tie (bothbad)": "bothbad_vote"}
+
+
+def _as_vote(row: dict[str, Any]) -> dict[str, Any]:
+    """A row of cleaned battles as a line of the log, with what was found out about it."""
+    states = [
+        {
+            "conv_id": str(row.get("question_id") or row.get("tstamp")),
+            "model_name": row.get(f"model_{side}"),
+            "messages": [
+                [m.get("role"), m.get("content")] if isinstance(m, dict) else m
+                for m in row.get(f"conversation_{side}") or []
+            ],
+        }
+        for side in "ab"
+    ]
+    shown = ["", ""] if row.get("anony", True) else [row.get("model_a"), row.get("model_b")]
+    kind = WINNERS.get(str(row.get("winner")), UNKNOWN)
+    return {**row, "type": kind, "models": shown, "states": states}
 
 
 def _reasons(report: Report) -> str:
@@ -146,19 +264,46 @@ def pairs_from_votes(
     rounds: Literal["one", "first"] = "one",
     anonymous_only: bool = False,
 ) -> Iterator[PreferencePair]:
-    """The pairs that the votes among the lines of a log give, one a battle at most."""
+    """The pairs that people's votes among the lines of a log give, one a battle at most."""
+    found = _voted(lines, report, rounds=rounds, anonymous_only=anonymous_only)
+    return (pair for pair, _ in found)
+
+
+def _voted(
+    lines: Iterable[Any],
+    report: Report,
+    *,
+    rounds: Literal["one", "first"],
+    anonymous_only: bool,
+    judge_votes: bool = False,
+    agreement: Agreement | None = None,
+) -> Iterator[tuple[PreferencePair, dict[str, Any]]]:
+    """Each pair with the line that it comes from.
+
+    agreement: is told of every vote, ties too; a second vote on a battle then gives a pair too.
+    """
+    made = functools.partial(_pair, rounds=rounds, anonymous_only=anonymous_only)
     seen: set[tuple[str, str]] = set()
     for line in lines:
+        if line is None:
+            report.read += 1
+            report.drop("not valid JSON")
+            continue
         kind = line.get("type") if isinstance(line, dict) else None
-        if line is not None and kind not in (LEFT, RIGHT, *NO_WINNER):
+        if kind not in (LEFT, RIGHT, *NO_WINNER, UNKNOWN):
             continue
         report.read += 1
-        found = (
-            "not valid JSON"
-            if line is None
-            else _pair(line, rounds=rounds, anonymous_only=anonymous_only)
-        )
-        if isinstance(found, PreferencePair):
+        if kind == UNKNOWN:
+            found = kind
+        elif not judge_votes and line.get("origin", "human") != "human":
+            found = "a judge's vote"
+        else:
+            found = made(line)
+            if agreement is not None:
+                decided = found if kind in (LEFT, RIGHT) else made({**line, "type": LEFT})
+                if isinstance(decided, PreferencePair):
+                    agreement.add(decided, is_tie=kind in NO_WINNER)
+        if isinstance(found, PreferencePair) and agreement is None:
             battle = (found.id, found.prompt[-1].text)
             if battle in seen:
                 found = "voted twice"
@@ -167,7 +312,7 @@ def pairs_from_votes(
             report.drop(found)
         else:
             report.kept += 1
-            yield found
+            yield found, line
 
 
 def _pair(
