@@ -6,6 +6,7 @@ python3 -m fastchat.serve.gradio_web_server_multi
 import asyncio
 import os
 import random
+import re
 import socket
 import sys
 from dataclasses import dataclass
@@ -116,6 +117,8 @@ def read_arena_settings(settings: MultiSettings) -> "ArenaSettings":
         raise UsageError("--random-questions needs --vision-arena: its questions have pictures.")
     if settings.blind_char_len_limit <= 0 or settings.vote_limit < 0:
         raise UsageError("--blind-char-len-limit must be above 0, --vote-limit not below.")
+    if settings.ga_id and not re.fullmatch(r"[A-Za-z0-9-]+", settings.ga_id):
+        raise UsageError(f"--ga-id {settings.ga_id!r} is none; it looks like G-ABC123.")
     url, token = _storage(settings)
     page = read_page_settings(settings)
     rng = random.Random()

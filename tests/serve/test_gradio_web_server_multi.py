@@ -69,6 +69,7 @@ def test_moderation_needs_a_file_or_a_key(monkeypatch: pytest.MonkeyPatch) -> No
         (["--random-questions", "q.json"], "--vision-arena"),
         (["--vision-arena", "--random-questions", "none.json"], "cannot be read"),
         (["--vote-limit", "-1"], "--vote-limit"),
+        (["--ga-id", "G-1'><script>"], "--ga-id"),
         (["--blind-char-len-limit", "0"], "--blind-char-len-limit"),
         (["--trusted-proxies", "x"], "--trusted-proxies"),
         (["--use-remote-storage"], "FASTCHAT_IMAGE_STORAGE_URL"),
