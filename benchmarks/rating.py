@@ -281,7 +281,7 @@ def command_rows(tools: Path, folder: Path, upstream: str | None) -> list[list[s
     ours = [sys.executable, *module, *flags, "--interval", "bootstrap"]
     seconds = {"ours": child_cpu_s([*ours, "--output-dir", str(folder)], ROOT, timeout_s=300)}
     if upstream:
-        command = [upstream, *module, *flags, "--num-cpu", "2"]
+        command = [upstream, *module, *flags]
         seconds["upstream"] = child_cpu_s(command, folder, timeout_s=900)
     return [[name, "failed" if s is None else f"{s:.2f}"] for name, s in seconds.items()]
 
