@@ -37,6 +37,9 @@ COMMANDS: dict[str, set[str]] = {
     # From people's votes to training: the only place where data looks into the arena.
     "data/votes_to_pairs.py": {"arena"},
     "data/pair_filters.py": {"arena"},
+    # A judge as a voter: how a model is asked and judged is llm_judge's.
+    "arena/simulate.py": {"llm_judge"},
+    "arena/judge_bench.py": {"llm_judge"},
     "serve/gradio_web_server.py": {"web"},
     "serve/monitor/basic_stats.py": {"arena"},
     "serve/monitor/clean_battle_data.py": {"arena"},

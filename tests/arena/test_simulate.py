@@ -1,0 +1,183 @@
+"""A judge as a voter: first positions, votes that never count among people's, runs that go on."""
+
+import csv
+import json
+import random
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from fake_judge import FakeJudge, is_pair
+
+from fastchat.arena.events import Event, log_files, read_events
+from fastchat.arena.live import LiveLeaderboard
+from fastchat.arena.simulate import main
+from fastchat.arena.simulation import Planner, Tally
+from fastchat.serve.monitor import clean_battle_data
+from fastchat.store.arena import ArenaStore
+from fastchat.store.database import Database
+
+STRENGTH = {"weak": 1.0, "middle": 2.0, "good": 3.0, "strong": 4.0}
+MODELS = ",".join(STRENGTH)
+
+
+@pytest.fixture
+def fake() -> Iterator[FakeJudge]:
+    judge = FakeJudge()
+    judge.rule = answers_and_judges
+    judge.start()
+    yield judge
+    judge.stop()
+
+
+def answers_and_judges(body: dict[str, Any]) -> str:
+    """Models answer with a number around their strength; the judge prefers the higher one."""
+    asked = body["messages"][-1]["content"]
+    if is_pair(body):
+        first, second = (float(q) for q in re.findall(r"quality (-?[\d.]+)", asked))
+        return "[[A]]" if first > second else "[[B]]"
+    noise = random.Random(f"{body['model']} {asked}").gauss(0, 1.2)
+    return f"quality {STRENGTH[body['model']] + noise:.3f}"
+
+
+@pytest.fixture
+def questions(tmp_path: Path) -> Path:
+    path = tmp_path / "questions.jsonl"
+    path.write_text("\n".join(json.dumps({"prompt": f"Question {i}?"}) for i in range(200)))
+    return path
+
+
+def simulated(fake: FakeJudge, questions: Path, tmp_path: Path, *flags: str) -> int:
+    argv = ["--question-file", str(questions), "--api-base", fake.url, "--models", MODELS]
+    argv += ["--data-dir", str(tmp_path / "data"), "--log-root", str(tmp_path / "log")]
+    argv += ["--retry-wait-s", "0.001", "--max-tries", "2", "--parallel", "8"]
+    return main([*argv, *flags])
+
+
+def ratings(folder: Path) -> dict[str, dict[str, str]]:
+    with (folder / "ratings.csv").open(newline="") as file:
+        return {row["model"]: row for row in csv.DictReader(file)}
+
+
+def test_a_new_model_gets_a_position_with_an_interval(
+    fake: FakeJudge, questions: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "out"
+    flags = ["--judge-model", "judge", "--num-battles", "60", "--output-dir", str(out)]
+    assert simulated(fake, questions, tmp_path, *flags, "--new-models", "good") == 0
+    rows = ratings(out)
+    values = [float(rows[name]["rating"]) for name in STRENGTH]
+    assert values == sorted(values)
+    assert int(float(rows["good"]["num_battles"])) == 60
+    assert float(rows["good"]["rating_q025"]) < values[2] < float(rows["good"]["rating_q975"])
+    assert "votes of judge: 60 now, 0 before" in capsys.readouterr().out
+    pairs = [body for body in fake.bodies if is_pair(body)]
+    assert len(pairs) == 120  # both orders
+
+
+def test_votes_are_a_judges_and_never_on_peoples_boards(
+    fake: FakeJudge, questions: Path, tmp_path: Path, database_url: str
+) -> None:
+    flags = ["--rule", "longer", "--num-battles", "12", "--database-url", database_url]
+    assert simulated(fake, questions, tmp_path, *flags) == 0
+    database = Database(database_url)
+    store = ArenaStore(database)
+    votes = store.votes()
+    assert len(votes) == 12 and not votes.human.any()
+    assert set(votes.voter) == {"judge:rule-longer"}
+    board = LiveLeaderboard(store).leaderboard()
+    assert not board.first.rows and board.refused == {"judge_vote": 12}
+    database.close()
+    argv = ["--database-url", database_url, "--output-dir", str(tmp_path / "clean")]
+    assert clean_battle_data.main(argv) == 0
+    (path,) = (tmp_path / "clean").glob("*.json")
+    assert json.loads(path.read_text()) == []
+
+
+def test_a_run_goes_on_where_it_was_and_pays_for_nothing_twice(
+    fake: FakeJudge, questions: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    flags = ["--judge-model", "judge", "--num-battles"]
+    assert simulated(fake, questions, tmp_path, *flags, "10") == 0
+    n_asked = len(fake.bodies)
+    assert simulated(fake, questions, tmp_path, *flags, "7") == 0
+    assert "votes of judge: 7 now, 10 before" in capsys.readouterr().out
+    events = [e for e in read_events(log_files(tmp_path / "log")) if isinstance(e, Event)]
+    fought = {
+        (frozenset(s.model_name for s in e.states), e.states[0].messages[0][1]) for e in events
+    }
+    assert len(events) == len(fought) == 17
+    assert {e.extra["origin"] for e in events} == {"judge"}
+    assert len(fake.bodies) > n_asked
+    texts = [json.dumps(body, sort_keys=True) for body in fake.bodies]
+    assert len(texts) == len(set(texts))
+
+
+def test_it_ends_when_intervals_are_narrow_or_questions_run_out(
+    fake: FakeJudge, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    few = tmp_path / "few.jsonl"
+    few.write_text("\n".join(json.dumps({"prompt": f"{i}?"}) for i in range(30)))
+    flags = ["--rule", "longer", "--models", "weak,strong"]
+    fake.rule = lambda body: random.Random(json.dumps(body)).choice(["short", "rather long"])
+    assert simulated(fake, few, tmp_path, *flags, "--num-battles", "500") == 0
+    assert "30 now, 0 before; no pair has a question left" in capsys.readouterr().out
+    more = tmp_path / "more.jsonl"
+    more.write_text("\n".join(json.dumps({"prompt": f"x{i}?"}) for i in range(300)))
+    flags += ["--num-battles", "300", "--target-width", "180"]
+    assert simulated(fake, more, tmp_path, *flags) == 0
+    said = capsys.readouterr().out
+    assert "the widest interval is" in said and "300 now" not in said
+
+
+def test_what_fails_is_told_and_gives_no_vote(
+    fake: FakeJudge, questions: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    fake.rule = lambda body: "no verdict at all"
+    flags = ["--judge-model", "judge", "--num-battles", "40"]
+    assert simulated(fake, questions, tmp_path, *flags) == 1
+    captured = capsys.readouterr()
+    assert "votes of judge: 0 now" in captured.out and "nothing but failures" in captured.out
+    assert "16 battles: the judge's verdict cannot be read" in captured.err
+
+
+@pytest.mark.parametrize(
+    ("flags", "words"),
+    [
+        (["--models", "a", "--rule", "longer"], "--models needs two"),
+        (["--models", "a,a", "--rule", "longer"], "--models needs two"),
+        (["--models", "a,b"], "--judge-model NAME"),
+        (["--models", "a,b", "--rule", "longer", "--judge-model", "x"], "--judge-model NAME"),
+        (["--models", "a,b", "--rule", "longer", "--new-models", "c"], "--new-models 'c'"),
+        (["--models", "a,b", "--rule", "longer", "--num-battles", "0"], "--num-battles 0"),
+        (["--models", "a,b", "--rule", "longer", "--target-width", "0"], "--target-width 0"),
+        (["--models", "a,b", "--rule", "reference", "--question-file", "Q"], "has a reference"),
+        (["--models", "a,b", "--rule", "longer", "--question-file", "BAD"], "BAD:2"),
+        (["--models", "a,b", "--rule", "longer", "--question-file", "nowhere"], "nowhere"),
+    ],
+)
+def test_what_cannot_be_is_told(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    flags: list[str],
+    words: str,
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("Q").write_text('{"prompt": "x"}')
+    Path("BAD").write_text('{"prompt": "x"}\n{"turn')
+    assert main(flags) != 0
+    assert words in capsys.readouterr().err
+
+
+def test_pairs_are_those_that_narrow_intervals() -> None:
+    """A model that nobody has met is in the first battles, against everybody."""
+    tally = Tally.of(["a", "b", "c", "new"])
+    tally.wins[:3, :3] = 40.0 * (1 - np.eye(3))
+    planned = Planner(tally, 50).next(6)
+    assert all("new" in (p.first, p.second) for p in planned)
+    assert {m for p in planned for m in (p.first, p.second)} == {"a", "b", "c", "new"}
+    assert len({(frozenset((p.first, p.second)), p.question) for p in planned}) == 6
