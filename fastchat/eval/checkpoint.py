@@ -4,10 +4,9 @@ import asyncio
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from fastchat.errors import ModelError, UsageError
+from fastchat.errors import UsageError
 
 if TYPE_CHECKING:
-    from fastchat.engine.base import Engine
     from fastchat.eval.answering import AnswerPlan
     from fastchat.eval.tables import Question
     from fastchat.llm_judge.running import Outcome
@@ -49,27 +48,13 @@ async def _answer(
     from fastchat.eval.answering import answer_all
     from fastchat.llm_judge.account import Account
     from fastchat.llm_judge.asking import EngineModel
+    from fastchat.llm_judge.in_process import open_answering
 
-    model = EngineModel(plan.model_id, await _open(settings), account=Account())
+    model = EngineModel(plan.model_id, await open_answering(settings), account=Account())
     try:
         return await answer_all(model, plan, todo, concurrency=len(todo))
     finally:
         await model.close()
-
-
-async def _open(settings: "ModelSettings") -> "Engine":
-    """The engine that answers; `echo:` is the one without a model."""
-    from fastchat.engine.echo import PREFIX, EchoEngine, echo_options
-
-    if settings.model_path.startswith(PREFIX):
-        return EchoEngine(echo_options(settings.model_path))
-    from fastchat.engine.choose import EngineSettings, open_engine
-
-    engine = await open_engine(settings, EngineSettings())
-    if "generate" not in engine.info.abilities:
-        await engine.stop()
-        raise ModelError(f"{settings.model_path} gives embeddings only; it cannot answer.")
-    return engine
 
 
 def _by_ray(

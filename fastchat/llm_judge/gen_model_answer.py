@@ -11,12 +11,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
 from fastchat.engine.choose import EngineSettings
-from fastchat.errors import ModelError, UsageError
+from fastchat.errors import UsageError
 from fastchat.llm_judge.bench_settings import BenchSettings
 from fastchat.settings import alias, run_command
 
 if TYPE_CHECKING:
-    from fastchat.engine.base import Engine
     from fastchat.llm_judge.records import Question
     from fastchat.llm_judge.running import Outcome
     from fastchat.model.load import ModelSettings
@@ -182,10 +181,11 @@ async def _answer(
     from fastchat.llm_judge.account import Account
     from fastchat.llm_judge.answering import AnswerPlan, answer_all
     from fastchat.llm_judge.asking import EngineModel
+    from fastchat.llm_judge.in_process import open_answering
     from fastchat.llm_judge.lines import Appender
 
     account = Account()
-    engine = await _open(settings)
+    engine = await open_answering(_model_settings(settings), _engine_settings(settings))
     model = EngineModel(settings.model_id, engine, account=account)
     plan = AnswerPlan(
         questions=tuple(todo),
@@ -199,21 +199,6 @@ async def _answer(
     finally:
         await model.close()
     return outcome, account.summary()
-
-
-async def _open(settings: ModelAnswerSettings) -> "Engine":
-    """The engine that answers; `echo:` is the one without a model."""
-    from fastchat.engine.echo import PREFIX, EchoEngine, echo_options
-
-    if settings.model_path.startswith(PREFIX):
-        return EchoEngine(echo_options(settings.model_path))
-    from fastchat.engine.choose import open_engine
-
-    engine = await open_engine(_model_settings(settings), _engine_settings(settings))
-    if "generate" not in engine.info.abilities:
-        await engine.stop()
-        raise ModelError(f"{settings.model_path} gives embeddings only; it cannot answer.")
-    return engine
 
 
 def _engine_settings(settings: ModelAnswerSettings) -> EngineSettings:
