@@ -24,6 +24,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from fastchat.engine.huge_pages import move_what_is_loaded
+
 SIBLINGS = (("q_proj", "k_proj", "v_proj"), ("gate_proj", "up_proj"))
 """Names of layers that read one input. What they are given is compared, so a model that uses a
 name otherwise is computed rightly, only not quicker."""
@@ -33,6 +35,9 @@ FINEST, COARSEST = 4, 32
 
 LEAST_WEIGHTS = {torch.float32: 2**18, torch.bfloat16: 2**14}
 """A call of oneDNN costs some 12 us; weights smaller than this do not earn that back."""
+
+LARGE = 64 * 2**20
+"""Bytes of weights from which large pages are worth asking for."""
 
 _ROWS_HINT = 32
 """Rows the layout is chosen for. Layouts for 8 to 128 measured the same, the one for 1 slow."""
@@ -105,14 +110,14 @@ def pack_linears(model: Any) -> int:
 
     Their plain weights are freed unless something else holds them (tied embeddings). Small
     layers stay, and those of other classes, on other devices or in types that the CPU cannot
-    multiply.
+    multiply. What is loaded moves to large pages, where it is much.
     """
     if not torch.backends.mkldnn.is_available():
         return 0
     least = dict(LEAST_WEIGHTS)
     if not torch.ops.mkldnn._is_mkldnn_bf16_supported():
         del least[torch.bfloat16]
-    n_packed = 0
+    n_packed, n_bytes = 0, _weight_bytes(model)
     with torch.inference_mode():
         for module in list(model.modules()):
             for names in SIBLINGS:
@@ -124,7 +129,13 @@ def pack_linears(model: Any) -> int:
                 if weight.numel() >= least[weight.dtype]:
                     setattr(module, name, PackedLinear(weight, child.bias))
                     n_packed += 1
+    if n_packed and n_bytes >= LARGE:
+        move_what_is_loaded()
     return n_packed
+
+
+def _weight_bytes(model: Any) -> int:
+    return sum(p.numel() * p.itemsize for p in model.parameters())
 
 
 def _join(module: nn.Module, names: Sequence[str], least: Mapping[torch.dtype, int]) -> int:
