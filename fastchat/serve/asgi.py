@@ -49,6 +49,18 @@ def json_response(value: Any, status: int = 200, headers: dict[str, str] | None 
     return Response(orjson.dumps(value), status, headers, media_type="application/json")
 
 
+def json_body(value: Any) -> bytes:
+    """`value`, made of what a client sent, as a body to send on.
+
+    Raises:
+        UsageError: it is nested deeper than JSON is written here.
+    """
+    try:
+        return orjson.dumps(value)
+    except orjson.JSONEncodeError:
+        raise UsageError("The request is nested too deeply.") from None
+
+
 def error_response(error: BaseException) -> Response:
     """The reply to a request that failed before its first byte."""
     shown = public_error(error)

@@ -12,6 +12,7 @@ from typing import Any
 
 import orjson
 
+from fastchat.serve.asgi import json_body
 from fastchat.serve.limits import BYTES_PER_TOKEN, Caller, Charge, expected_tokens
 
 INLINE_BYTES = 1024 * 1024
@@ -120,6 +121,7 @@ async def start(caller: Caller, model: str, path: str, body: bytes) -> tuple[Met
     Raises:
         ForbiddenError: the key may not use the model.
         RateLimitError: a limit of the key is reached.
+        UsageError: the body is nested too deeply.
     """
     costs = path in COUNTED_PATHS
     look = path in STREAMING_PATHS
@@ -131,8 +133,8 @@ async def start(caller: Caller, model: str, path: str, body: bytes) -> tuple[Met
     if b";base64," in body:
         n_bytes -= sum(len(found.group()) for found in _DATA_URL.finditer(body))
     tokens = expected_tokens(n_bytes, completion) if costs else 0
-    charge = caller.admit(model, tokens=tokens)
     changed = with_usage(body, value) if look else None
+    charge = caller.admit(model, tokens=tokens)
     meter = Meter(charge, n_bytes=n_bytes, costs=costs, asks_usage=changed is not None)
     return meter, body if changed is None else changed
 
@@ -147,7 +149,7 @@ def with_usage(body: bytes, value: Any) -> bytes | None:
         return body[:end] + b',"stream_options":{"include_usage":true}' + body[end:]
     if options is not None and (not isinstance(options, dict) or options.get("include_usage")):
         return None
-    return orjson.dumps(value | {"stream_options": (options or {}) | {"include_usage": True}})
+    return json_body(value | {"stream_options": (options or {}) | {"include_usage": True}})
 
 
 def usage_in(body: bytes) -> tuple[int, int] | None:

@@ -17,7 +17,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
-import orjson
 import tyro
 from starlette.types import ASGIApp, Receive, Scope, Send
 
@@ -33,7 +32,7 @@ from fastchat.errors import (
 from fastchat.protocol.errors import public_error
 from fastchat.protocol.openai_replies import model_card
 from fastchat.serve.access import OPEN_PATHS, Access
-from fastchat.serve.asgi import BODY_TIMEOUT_S, parse_json_object, serve
+from fastchat.serve.asgi import BODY_TIMEOUT_S, json_body, parse_json_object, serve
 from fastchat.serve.doors.door import open_door, send_failure
 from fastchat.serve.doors.gateway_doors import GatewayDoors
 from fastchat.serve.doors.inside import FORWARD_TO
@@ -266,7 +265,7 @@ class Gateway:
             names = [n for n in self.roster.router.models() if not caller or caller.allows(n)]
             model = names[0] if len(names) == 1 else None
             if model is not None:
-                body = orjson.dumps(parse_json_object(body) | {"model": model})
+                body = json_body(parse_json_object(body) | {"model": model})
         if model is None:
             raise UsageError("'model' is missing: name the model to ask.", param="model")
         caller = await self.access.caller_of(scope)
@@ -288,7 +287,7 @@ class Gateway:
         model = await read_model(body)
         if model is None:
             model = path_model
-            body = orjson.dumps(parse_json_object(body) | {"model": model})
+            body = json_body(parse_json_object(body) | {"model": model})
         caller = await self.access.caller_of(scope)
         self._need_model(model, caller)
         if pieces := self.doors.embeddings.split(scope, body):

@@ -247,6 +247,9 @@ def _schema_fault(source: str, *, is_lenient: bool) -> str:
         raise ModelError(
             "llguidance is not installed, which tools need; install fschat[model_worker]"
         ) from None
-    grammar = LLMatcher.grammar_from_json_schema(source, overrides={"lenient": is_lenient})
-    fault = LLMatcher.validate_grammar(grammar)
+    try:
+        grammar = LLMatcher.grammar_from_json_schema(source, overrides={"lenient": is_lenient})
+        fault = LLMatcher.validate_grammar(grammar)
+    except ValueError as error:  # nested too deeply
+        fault = str(error)
     return " ".join(fault.split())[:300]

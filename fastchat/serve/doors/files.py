@@ -206,6 +206,7 @@ def _lasts(anchor: Any, seconds: Any) -> float | None:
     if anchor is None and seconds is None:
         return None
     is_count = isinstance(seconds, str) and seconds.isascii() and seconds.isdigit()
+    is_count = is_count and len(seconds) <= len(str(LONGEST_S))
     if anchor != "created_at" or not is_count or not SHORTEST_S <= int(seconds) <= LONGEST_S:
         raise UsageError(
             "`expires_after` needs `anchor` to be `created_at` and `seconds` to be from "

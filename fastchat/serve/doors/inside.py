@@ -21,6 +21,7 @@ from fastchat.protocol.chat_pieces import (
     pieces_of_event,
     pieces_of_reply,
 )
+from fastchat.serve.asgi import json_body
 
 Route = Callable[[Scope, Receive, Send], Awaitable[int]]
 
@@ -142,6 +143,7 @@ class Inside:
 
         Raises:
             FastChatError: the route refused the request.
+            UsageError: the value is nested too deeply.
         """
         headers = [(b"content-type", b"application/json")]
         scope = {
@@ -153,7 +155,7 @@ class Inside:
             "query_string": b"",
             "headers": headers,
         }
-        reply = Reply(self._route, scope, orjson.dumps(value))
+        reply = Reply(self._route, scope, json_body(value))
         try:
             await reply.head()
         except BaseException:

@@ -21,7 +21,7 @@ from fastchat.errors import (
     UpstreamTimeoutError,
     UsageError,
 )
-from fastchat.serve.asgi import parse_json_object
+from fastchat.serve.asgi import json_body, parse_json_object
 from fastchat.serve.endpoints import Endpoint
 from fastchat.serve.providers.answers import as_events
 from fastchat.serve.providers.anthropic_wire import AnthropicWire
@@ -55,7 +55,7 @@ class RemoteRequest:
 
     def __init__(self, wire: WireRequest, *, wants_events: bool, with_usage: bool) -> None:
         self.wire = wire
-        self.data = orjson.dumps(wire.value)
+        self.data = json_body(wire.value)
         self.wants_events = wants_events
         self._with_usage = with_usage
 
