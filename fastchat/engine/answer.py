@@ -117,6 +117,16 @@ class Answer:
             stop=matched if matched in self.request.stop else None,
         )
 
+    def error_chunk(self, error: Exception) -> Chunk:
+        """The last chunk of an answer whose rest cannot even be told."""
+        n_prompt, n_answer = len(self.prompt_ids), len(self.token_ids)
+        return Chunk(
+            index=self.index,
+            finish_reason="error",
+            usage=Usage(prompt_tokens=n_prompt, completion_tokens=n_answer),
+            error=error,
+        )
+
     def prompt_chunk(self, logprobs: list[RawLogprob] | None = None) -> Chunk:
         """The echoed prompt; `logprobs` are those of its tokens from the second on."""
         text = self._loaded.tokenizer.decode(list(self.prompt_ids), skip_special_tokens=True)

@@ -238,8 +238,10 @@ class KVCache:
             self._finished[text] = None
         else:
             self._forget(text)
-            self._wipe(text.region)
-            self._regions.release(text.region)
+            try:
+                self._wipe(text.region)
+            finally:  # a device that cannot even wipe must not fill the cache with the dead
+                self._regions.release(text.region)
 
     def clear(self) -> None:
         """Forgets all finished texts; their contents may be damaged after a failed step."""

@@ -115,6 +115,12 @@ class Scheduler:
         elif sequence in self.waiting:
             self.waiting.remove(sequence)
 
+    def drop(self, sequence: Sequence) -> None:
+        """Takes a sequence out of every queue, whatever has become of what it holds."""
+        sequence.cached = None
+        self.running = [s for s in self.running if s is not sequence]
+        self.waiting = deque(s for s in self.waiting if s is not sequence)
+
     def plan(self) -> list[Work]:
         """The work of the next step, single tokens first and in the order of their regions."""
         self._admit()

@@ -284,13 +284,17 @@ class SlotEngine:
 
     def _fail(self, error: Exception, out: list[tuple[ChunkStream, Chunk]]) -> None:
         """Ends the requests that a failed step was for; those that wait go on."""
-        hit = dict.fromkeys(choice_of(s).live for s in self._scheduler.running)
+        waiting = {choice_of(s) for s in self._scheduler.waiting}
+        hit = [live for live in self._live if any(c not in waiting for c in live.choices)]
         logger.error("a step failed, and %d requests with it", len(hit), exc_info=error)
         shown = model_error(error)
         for live in hit:
             for choice in list(live.choices):
-                self._finish(choice, "error", out, error=shown)
-        self._packed.cache.clear()
+                self._finish_anyway(choice, "error", out, error=shown)
+        try:
+            self._packed.cache.clear()
+        except Exception as again:
+            logger.error("the cache cannot be cleared after it", exc_info=again)
 
     def _use(self, work: list[Work], logits: Tensor, out: list[tuple[ChunkStream, Chunk]]) -> None:
         """Draws the next tokens from a step's logits, and passes on what they say."""
@@ -356,11 +360,36 @@ class SlotEngine:
             if self._adapters.is_retiring:
                 self._adapters.forget_retired(self._computers())
 
+    def _finish_anyway(
+        self,
+        choice: Choice,
+        reason: FinishReason,
+        out: list[tuple[ChunkStream, Chunk]],
+        *,
+        error: Exception | None,
+    ) -> None:
+        """Ends one choice even where that fails, as it does on a device that has stopped working.
+
+        Its reader is owed a last chunk whatever happens.
+        """
+        try:
+            self._finish(choice, reason, out, error=error)
+        except Exception as again:
+            logger.error("a request could not be ended properly", exc_info=again)
+            self._scheduler.drop(choice.scheduled)
+            self._sampler.remove(choice)
+            live, answer = choice.live, choice.answer
+            if choice in live.choices:  # or its last chunk is on its way
+                live.choices.remove(choice)
+                out.append((live.stream, answer.error_chunk(error or model_error(again))))
+            if not live.choices:
+                self._live.pop(live, None)
+
     def _end(self, live: Live, reason: FinishReason, error: Exception | None = None) -> None:
         """Ends what is left of a request."""
         out: list[tuple[ChunkStream, Chunk]] = []
         for choice in list(live.choices):
-            self._finish(choice, reason, out, error=error)
+            self._finish_anyway(choice, reason, out, error=error)
         self._count()
         ChunkStream.deliver(out)
 

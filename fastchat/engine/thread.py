@@ -11,6 +11,7 @@ import logging
 from collections import deque
 from collections.abc import Callable, Iterable
 from concurrent.futures import Future
+from contextlib import suppress
 from queue import Empty, SimpleQueue
 from threading import Thread
 from typing import Any, TypeVar
@@ -80,7 +81,15 @@ class ModelThread:
             except Exception:
                 logger.exception("a job of the model's thread failed")
             if job is _nothing or self._jobs.empty():
-                is_idle = self._step is None or not self._step()
+                is_idle = not self._advance()
+
+    def _advance(self) -> bool:
+        """One step; False when there is nothing to do, or when it has raised after all."""
+        try:
+            return self._step is not None and self._step()
+        except Exception:
+            logger.exception("a step of the model's thread failed")
+            return False
 
 
 class ChunkStream:
@@ -111,7 +120,7 @@ class ChunkStream:
         for stream, chunk in chunks:
             by_loop.setdefault(stream._loop, []).append((stream, chunk))
         for loop, batch in by_loop.items():
-            if not loop.is_closed():
+            with suppress(RuntimeError):  # a loop that is closed has no readers
                 loop.call_soon_threadsafe(_push_all, batch)
 
 

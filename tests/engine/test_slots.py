@@ -275,6 +275,45 @@ async def test_a_failed_step_ends_its_requests_and_no_others(
     assert engine.stats().running == engine.stats().waiting == 0
 
 
+async def test_a_device_that_fails_at_everything_still_ends_its_requests(
+    engine: SlotEngine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fails(*_: Any) -> Any:
+        raise RuntimeError("the device is gone")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(engine._packed, "forward", fails)
+        patch.setattr(engine._packed.cache, "_wipe", fails)
+        patch.setattr(engine._packed.cache, "clear", fails)
+        async with asyncio.timeout(60):
+            for _ in range(3):
+                chunks = await chunks_of(engine, request(prompt(30), 10, n=2))
+                for index in (0, 1):
+                    assert isinstance(last_of(chunks, index).error, ModelError)
+    async with asyncio.timeout(60):
+        assert len(await ids_of(engine, request(prompt(30), 10))) == 10
+    await until(lambda: engine.stats().running == 0)
+    assert not engine._live
+    assert engine._scheduler.waiting == type(engine._scheduler.waiting)()
+
+
+async def test_a_last_chunk_that_fails_is_replaced_by_an_error(
+    engine: SlotEngine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fails(*_: Any, **__: Any) -> Any:
+        raise RuntimeError("no text")
+
+    with monkeypatch.context() as patch:
+        patch.setattr("fastchat.engine.answer.Answer.last_chunk", fails)
+        async with asyncio.timeout(60):
+            failed = last_of(await chunks_of(engine, request(prompt(30), 3)))
+    assert failed.finish_reason == "error"
+    assert failed.usage is not None
+    assert failed.usage.completion_tokens == 3
+    async with asyncio.timeout(60):
+        assert len(await ids_of(engine, request(prompt(30), 10))) == 10
+
+
 async def test_a_thousand_failing_requests_leave_nothing_behind(
     engine: SlotEngine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
