@@ -73,13 +73,11 @@ def conversations(row: Mapping[str, Any]) -> list[list[Any]]:
 
 
 def prompts(row: Mapping[str, Any]) -> list[str]:
-    """What the person wrote, of the first conversation."""
+    """What the person wrote, of the first conversation; of contents with pictures the text."""
     said = next(iter(conversations(row)), [])
-    return [
-        m["content"]
-        for m in said
-        if isinstance(m, dict) and m.get("role") == "user" and isinstance(m.get("content"), str)
-    ]
+    asked = [m.get("content") for m in said if isinstance(m, dict) and m.get("role") == "user"]
+    texts = [c[0] if isinstance(c, list) and c else c for c in asked]
+    return [text for text in texts if isinstance(text, str)]
 
 
 def row_key(row: Mapping[str, Any]) -> str:

@@ -81,6 +81,8 @@ class Request:
             "seed": self.seed,
             "schema": self.schema,
         }
+        if pictures := [list(m.images) for m in self.messages if m.images]:
+            value["images"] = pictures
         return hashlib.sha256(orjson.dumps(value, option=orjson.OPT_SORT_KEYS)).hexdigest()
 
     @property
@@ -265,7 +267,7 @@ class ApiModel:
     def _body(self, request: Request) -> dict[str, Any]:
         body: dict[str, Any] = {
             "model": self._endpoint.model_name or self.name,
-            "messages": [{"role": m.role, "content": m.text} for m in request.messages],
+            "messages": [{"role": m.role, "content": _content(m)} for m in request.messages],
             "temperature": request.temperature,
             "max_tokens": request.max_tokens,
         }
@@ -360,6 +362,14 @@ class _Passing:
     reason: str
     retry_after_s: float | None = field(default=None, kw_only=True)
     kind: type[UnavailableError] = field(default=UnavailableError, kw_only=True)
+
+
+def _content(message: Message) -> str | list[dict[str, Any]]:
+    """A message's content on the wire: its text, or its pictures and then its text."""
+    if not message.images:
+        return message.text
+    shown = [{"type": "image_url", "image_url": {"url": url}} for url in message.images]
+    return [*shown, {"type": "text", "text": message.text}]
 
 
 def _reply(content: bytes) -> Reply:
