@@ -46,7 +46,7 @@ def page(address: str) -> Iterator[Any]:
 
     with sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=str(CHROMIUM), args=["--no-sandbox"])
-        page = browser.new_page(viewport={"width": 390, "height": 844})
+        page: Any = browser.new_page(viewport={"width": 390, "height": 844})
         page.asked, page.errors = [], []
         page.on("request", lambda request: page.asked.append(request.url))
         page.on("console", lambda message: page.errors.append(message.text))
