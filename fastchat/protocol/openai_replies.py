@@ -60,13 +60,19 @@ def new_id(prefix: str) -> str:
     return f"{prefix}-{random.getrandbits(128):032x}"
 
 
-def usage_fields(*, prompt: int, completion: int, cached: int = 0) -> dict[str, Any]:
-    return {
+def usage_fields(
+    *, prompt: int, completion: int, cached: int = 0, reasoning: int | None = None
+) -> dict[str, Any]:
+    """`reasoning`: tokens of the completion; None where a model is not known to reason."""
+    fields: dict[str, Any] = {
         "prompt_tokens": prompt,
         "completion_tokens": completion,
         "total_tokens": prompt + completion,
         "prompt_tokens_details": {"cached_tokens": cached},
     }
+    if reasoning is not None:
+        fields["completion_tokens_details"] = {"reasoning_tokens": reasoning}
+    return fields
 
 
 def chat_logprobs(tokens: Sequence[Logprob]) -> dict[str, Any]:

@@ -17,10 +17,12 @@ from fastchat.engine.base import (
     Usage,
 )
 from fastchat.errors import ContextOverflowError, ModelError, UnavailableError, UsageError
+from fastchat.families.formats import ReasoningFormat
 from fastchat.message import ChatOptions, ToolCall
 from fastchat.protocol.chat_pieces import CallPiece, ReasoningPiece, TextPiece
 from fastchat.protocol.openai_api import ChatRequest, CompletionRequest, Generation
 from fastchat.protocol.openai_replies import usage_fields
+from fastchat.serve.reasoning import ThoughtCount
 from fastchat.serve.reply_parts import Part, ReplyParser
 from fastchat.serve.tool_grammar import chat_grammar, constraint_grammar
 
@@ -246,6 +248,7 @@ class UsageSum:
     def __init__(self, width: int) -> None:
         self._width = width
         self.prompt_tokens = self.completion_tokens = self.cached_tokens = 0
+        self.reasoning_tokens: int | None = None
 
     def add(self, index: int, usage: Usage) -> None:
         self.completion_tokens += usage.completion_tokens
@@ -258,7 +261,21 @@ class UsageSum:
             prompt=self.prompt_tokens,
             completion=self.completion_tokens,
             cached=self.cached_tokens,
+            reasoning=self.reasoning_tokens,
         )
+
+
+async def counting_thoughts(
+    chunks: AsyncGenerator[tuple[int, Chunk]], form: ReasoningFormat, usage: UsageSum
+) -> AsyncGenerator[tuple[int, Chunk]]:
+    """`chunks`, whose tokens of reasoning are added to the usage as they pass."""
+    usage.reasoning_tokens = 0
+    counts: dict[int, ThoughtCount] = {}
+    async with aclosing(chunks):
+        async for index, chunk in chunks:
+            count = counts.get(index) or counts.setdefault(index, ThoughtCount(form))
+            usage.reasoning_tokens += count.feed(chunk.text, len(chunk.token_ids))
+            yield index, chunk
 
 
 async def complete_answers(

@@ -16,6 +16,14 @@ class ReasoningSplitter:
         self._held = ""
         self._state = "start"
 
+    @property
+    def is_thinking(self) -> bool:
+        return self._state in ("first thought", "thought")
+
+    @property
+    def is_answering(self) -> bool:
+        return self._state in ("first word", "answer")
+
     def feed(self, text: str) -> tuple[str, str]:
         """The new text of the reasoning, and of the answer."""
         text, self._held = self._held + text, ""
@@ -51,6 +59,27 @@ class ReasoningSplitter:
         text = text.lstrip()
         self._state = "answer" if text else self._state
         return text
+
+
+class ThoughtCount:
+    """How many tokens of a growing answer are its reasoning, the marks around it among them."""
+
+    def __init__(self, form: ReasoningFormat) -> None:
+        self._splitter = ReasoningSplitter(form)
+        self._n_undecided = 0
+        self._has_thought = False
+
+    def feed(self, text: str, n_tokens: int) -> int:
+        """Tokens that are known to be reasoning now that a piece of so many tokens has come."""
+        if self._splitter.is_answering:
+            return 0
+        self._n_undecided += n_tokens
+        thought, _ = self._splitter.feed(text)
+        self._has_thought |= self._splitter.is_thinking or bool(thought)
+        if not self._has_thought:
+            return 0
+        found, self._n_undecided = self._n_undecided, 0
+        return found
 
 
 def held_from(text: str, mark: str) -> int:

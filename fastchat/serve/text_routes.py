@@ -31,6 +31,7 @@ from fastchat.serve.generation import (
     chat_request,
     complete_answers,
     completion_requests,
+    counting_thoughts,
     only_echo,
     run,
     stream_events,
@@ -62,11 +63,14 @@ class TextRoutes:
         )
         wanted = await with_pictures(wanted, self._worker.pictures)
         usage = UsageSum(body.n)
+        chunks = run(engine, [wanted])
+        if engine.info.reasoning is not None and body.raw_prompt is None:
+            chunks = counting_thoughts(chunks, engine.info.reasoning, usage)
         with_logprobs = body.alternatives is not None
         if body.stream:
             events = self._stream(
                 request,
-                run(engine, [wanted]),
+                chunks,
                 ChatStream(head, with_usage=body.include_usage),
                 usage,
                 with_logprobs=with_logprobs,
@@ -74,7 +78,7 @@ class TextRoutes:
                 new_parser=new_parser,
             )
             return EventStream(events, headers=headers)
-        answers = await self._complete(request, run(engine, [wanted]), usage, count=body.n)
+        answers = await self._complete(request, chunks, usage, count=body.n)
         if new_parser is not None:
             for answer in answers:
                 take_apart(answer, new_parser())

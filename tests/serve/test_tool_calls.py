@@ -9,7 +9,7 @@ from fastchat.families.formats import reasoning_formats, tool_formats
 from fastchat.message import ToolCall
 from fastchat.model.tool_text import written
 from fastchat.protocol.chat_pieces import CallPiece, TextPiece
-from fastchat.serve.reasoning import ReasoningSplitter
+from fastchat.serve.reasoning import ReasoningSplitter, ThoughtCount
 from fastchat.serve.tool_calls import CallParser, call_id, short_call_id
 
 FORMATS = tool_formats()
@@ -150,3 +150,20 @@ def test_reasoning_is_split_off(text: str, thought: str, said: str) -> None:
         ]
         parts.append(splitter.flush())
         assert ("".join(a for a, _ in parts), "".join(b for _, b in parts)) == (thought, said)
+
+
+@pytest.mark.parametrize(
+    ("pieces", "counted"),
+    [
+        (["<think>", "a", " b", "</think>", "c", "d"], 4),
+        (["<th", "ink>", "a", "</th", "ink>", "c"], 5),
+        (["<think>", "a"], 2),
+        (["<think>", "</think>", "c"], 2),
+        (["<b>", "a"], 0),
+        (["<thin", "g>", "a"], 0),
+        (["a", "<think>", "b", "</think>"], 0),
+    ],
+)
+def test_tokens_of_reasoning_are_counted_with_their_marks(pieces: list[str], counted: int) -> None:
+    count = ThoughtCount(reasoning_formats()["think"])
+    assert sum(count.feed(piece, 1) for piece in pieces) == counted

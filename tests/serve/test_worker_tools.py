@@ -438,6 +438,8 @@ async def test_reasoning_comes_apart_from_the_answer() -> None:
         message = reply.choices[0].message
         assert message.content == "Rome"
         assert message.model_extra == {"reasoning_content": "let me see", "reasoning": "let me see"}
+        details = reply.usage.completion_tokens_details
+        assert 0 < details.reasoning_tokens < reply.usage.completion_tokens
         thought = content = ""
         stream = await client.chat.completions.create(model="m", messages=said, stream=True)
         async for chunk in stream:
@@ -459,11 +461,14 @@ async def test_a_tag_that_the_prompt_opens_is_reasoning(weights: Path) -> None:
         reply = await client.chat.completions.create(**fields)
         assert reply.choices[0].message.model_extra
         assert reply.choices[0].message.content == ""
+        used = reply.usage
+        assert used.completion_tokens_details.reasoning_tokens == used.completion_tokens
         quiet = await client.chat.completions.create(
             **fields, extra_body={"chat_template_kwargs": {"enable_thinking": False}}
         )
         assert not quiet.choices[0].message.model_extra
         assert quiet.choices[0].message.content
+        assert quiet.usage.completion_tokens_details.reasoning_tokens == 0
         none = await client.chat.completions.create(**fields, reasoning_effort="none")
         assert none.choices[0].message.content == quiet.choices[0].message.content
 
