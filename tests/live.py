@@ -14,7 +14,9 @@ LIMIT_S = 30.0
 @contextlib.asynccontextmanager
 async def serving(app: ASGIApp) -> AsyncIterator[str]:
     """Serves `app` on a free port of 127.0.0.1; gives its base URL."""
-    with socket.create_server(("127.0.0.1", 0)) as listener:
+    # Named as TCP, or asyncio leaves Nagle's algorithm on, which costs 40 ms a request.
+    with socket.socket(socket.AF_INET, socket.SOCK_STREAM, socket.IPPROTO_TCP) as listener:
+        listener.bind(("127.0.0.1", 0))
         config = uvicorn.Config(
             app,
             log_config=None,
