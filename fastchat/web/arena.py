@@ -153,6 +153,7 @@ def build_arena(settings: ArenaSettings) -> Guard:
         warming = asyncio.create_task(arena.directory.warm_up())
         yield
         warming.cancel()
+        await asyncio.gather(warming, return_exceptions=True)
         await arena.close()
 
     app = FastAPI(openapi_url=None, lifespan=lifespan)
