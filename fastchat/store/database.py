@@ -29,6 +29,9 @@ metadata = sa.MetaData()
 BUSY_S = 5
 """How long a transaction waits for another process before it is refused."""
 
+TURN_S = 15
+"""How long a writer waits for others of its process; more than one of them may need."""
+
 CREATION_LOCK = 0x46617374
 """Two processes that open a new PostgreSQL database create its tables one after the other."""
 
@@ -65,9 +68,7 @@ class Database:
         )
         # SQLite has one writer; threads of this process queue here, which is fair, where its
         # own way of waiting is to ask again and again.
-        self._turn: contextlib.AbstractContextManager[object] = (
-            threading.Lock() if self.is_sqlite else contextlib.nullcontext()
-        )
+        self._turn = threading.Lock() if self.is_sqlite else None
         if self.is_sqlite:
             event.listen(self.engine, "connect", _configure_sqlite)
             event.listen(self.engine, "begin", _begin_sqlite)
@@ -91,8 +92,8 @@ class Database:
             IntegrityError: a constraint refused it; nothing was written.
         """
         with (
-            self._turn,
             _told(),
+            self._taken_turn(),
             self._connection(writes=True) as connection,
             connection.begin(),
         ):
@@ -110,6 +111,20 @@ class Database:
     def close(self) -> None:
         """Closes every connection."""
         self.engine.dispose()
+
+    @contextlib.contextmanager
+    def _taken_turn(self) -> Generator[None]:
+        """Waits for other writers of this process. Bounded, or where the file stays locked each
+        would be told `BUSY_S` after the one before it."""
+        if self._turn is None:
+            yield
+            return
+        if not self._turn.acquire(timeout=TURN_S):
+            raise TimeoutError
+        try:
+            yield
+        finally:
+            self._turn.release()
 
     def _connection(self, *, writes: bool) -> sa.Connection:
         return self.engine.connect().execution_options(fastchat_writes=writes)

@@ -104,6 +104,25 @@ def test_a_locked_file_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
     store.close()
 
 
+def test_who_waits_behind_a_stuck_writer_is_told(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(database, "TURN_S", 0)
+    store = Database(str(tmp_path / "store.db"))
+    store.write(lambda c: words.metadata.create_all(c))
+
+    def body(connection: sa.Connection) -> None:
+        with pytest.raises(StoreError, match="nothing was saved"):
+            store.write(lambda c: c.execute(words.insert(), {"word": "second"}))
+        connection.execute(words.insert(), {"word": "first"})
+
+    store.write(body)
+    assert held(store) == ["first"]
+    store.write(lambda c: c.execute(words.insert(), {"word": "third"}))
+    assert held(store) == ["first", "third"]
+    store.close()
+
+
 def test_a_server_that_is_gone_is_told() -> None:
     store = Database("postgresql://nobody:secret@127.0.0.1:1/none")
     with pytest.raises(StoreError) as caught:
