@@ -13,9 +13,6 @@ from fastchat.llm_judge.lines import Appender, put_in_order, read_rows
 from fastchat.llm_judge.running import Outcome, run_all, say
 from fastchat.message import Message
 
-TEMPERATURE = 0.2
-"""Published: of a reviewer that names no other."""
-
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Case:
@@ -116,14 +113,13 @@ async def review_all(
 
 async def _review(model: Model, case: Case, max_tokens: int) -> Review:
     asked = case.prompt.fill(case.question.text, case.first.text, case.second.text)
-    told = case.reviewer.metadata
     reply = await model.ask(
         Request(
             messages=(
                 Message(role="system", text=case.prompt.system_prompt),
                 Message(role="user", text=asked),
             ),
-            temperature=float(told.get("temperature", TEMPERATURE)),
+            temperature=case.reviewer.metadata.temperature,
             max_tokens=max_tokens,
         )
     )

@@ -98,13 +98,20 @@ class Prompt(Row):
             ) from None
 
 
+class ReviewerMetadata(Row):
+    """How a reviewer is asked."""
+
+    temperature: float = Field(default=0.2, ge=0, le=2)
+    """Published: 0.2."""
+    max_tokens: int | None = None
+
+
 class Reviewer(Row):
     """Who reviews which questions, with which prompt."""
 
     reviewer_id: str
     prompt_id: int
-    metadata: dict[str, Any] = Field(default_factory=dict)
-    """temperature and max_tokens."""
+    metadata: ReviewerMetadata = Field(default_factory=ReviewerMetadata)
     description: str = ""
     category: str = "general"
 

@@ -181,8 +181,9 @@ def load_benchmark(path: Path) -> BenchmarkFile:
         raise DataError(f"--config {path}: no YAML: {' '.join(str(error).split())}.") from None
     if not isinstance(value, dict):
         raise DataError(f"--config {path}: the file must hold a mapping with name and questions.")
-    if name := value.get("questions_file"):
-        value = {**value, "questions": [*value.get("questions", []), *_more(path.parent / name)]}
+    name, own = value.get("questions_file"), value.get("questions") or []
+    if isinstance(name, str) and isinstance(own, list):
+        value = {**value, "questions": [*own, *_more(path.parent / name)]}
     try:
         made = BenchmarkFile.model_validate(value)
     except ValidationError as error:

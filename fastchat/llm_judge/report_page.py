@@ -1,6 +1,7 @@
 """Results -> one HTML file with everything in it, the same as Markdown, the same as JSON."""
 
 import html
+import math
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -117,13 +118,20 @@ def _section(name: str, shown: Shown, plots: Sequence[str]) -> str:
 def _table(table: Table) -> str:
     head = "".join(f'<th scope="col">{html.escape(name)}</th>' for name in table.columns)
     rows = "".join(
-        f"<tr>{''.join(f'<td>{html.escape(cell)}</td>' for cell in row)}</tr>"
-        for row in table.cells()
+        f"<tr>{''.join(f'<td>{html.escape(_cell(cell))}</td>' for cell in row)}</tr>"
+        for row in table.rows
     )
     return (
         f'<h3>{html.escape(table.title)}</h3><div class="wide"><table><thead><tr>{head}</tr>'
         f"</thead><tbody>{rows}</tbody></table></div>"
     )
+
+
+def _cell(value: object) -> str:
+    """What a reader wants of a value; the JSON beside the page has all its digits."""
+    if not isinstance(value, float):
+        return str(value)
+    return "-" if math.isnan(value) else f"{value:.3f}"
 
 
 def _inline(value: object) -> str:

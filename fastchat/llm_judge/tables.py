@@ -23,13 +23,9 @@ class Table:
     columns: tuple[str, ...]
     rows: tuple[tuple[object, ...], ...]
 
-    def cells(self, form: Format = "table") -> list[list[str]]:
-        """The rows as text."""
-        return [[_cell(cell, form) for cell in row] for row in self.rows]
-
     def text(self, form: Format = "table") -> str:
         """The table for a reader or a program."""
-        cells = self.cells(form)
+        cells = [[_cell(cell, form) for cell in row] for row in self.rows]
         if form == "csv":
             held = io.StringIO()
             csv.writer(held, lineterminator="\n").writerows([self.columns, *cells])

@@ -68,6 +68,13 @@ def test_a_bad_row_is_named_by_file_line_and_field(here: Path) -> None:
         read_table(here / "table" / "none.jsonl", Question)
 
 
+def test_a_reviewer_that_cannot_be_asked_so_is_named(here: Path) -> None:
+    path = here / "reviewer.jsonl"
+    path.write_text('{"reviewer_id": "r", "prompt_id": 1, "metadata": {"temperature": "warm"}}\n')
+    with pytest.raises(DataError, match=r"reviewer\.jsonl:1: metadata\.temperature"):
+        read_table(path, Reviewer)
+
+
 def test_the_folder_of_tables_comes_before_the_package(here: Path) -> None:
     assert find_table(Path("tables/question.jsonl")).is_absolute()
     (here / "tables").mkdir()

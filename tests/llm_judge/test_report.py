@@ -123,7 +123,7 @@ def test_the_page_is_read_by_mouse_and_keyboard_on_a_phone_in_the_dark(page: Any
     page.select_option("#category", "math")
     assert "Reference solution" in page.inner_text("#shown")
     page.select_option("#b", "a/two")
-    assert page.locator("#shown article").count() == 2
+    assert page.locator("#shown article .head").count() == 2
     assert page.evaluate("document.documentElement.scrollWidth") <= 390
     page.emulate_media(color_scheme="dark")
     fill = "getComputedStyle(document.querySelector('.plot .gtitle')).fill"

@@ -157,6 +157,8 @@ def test_programs_run_only_where_it_is_allowed(here: Path, fake: FakeJudge, caps
         ("null, {kind: judge}]", "null]", "2 scoring for 3 turns"),
         ("name: echo-a,", "name: echo-a, api_base: 'http://x',", "not both"),
         ("questions:", "questions: [", "no YAML"),
+        ("questions:", "questions_file: none.jsonl\nquestions:", "there is no such file"),
+        ("questions:", "questions_file: 3\nquestions:", "questions_file"),
     ],
 )
 def test_a_wrong_file_says_where(here: Path, old: str, new: str, message: str, capsys: Any) -> None:
