@@ -113,6 +113,8 @@ def page(judged: Path) -> Iterator[Any]:
 @pytest.mark.slow
 @pytest.mark.skipif(not CHROMIUM.exists(), reason="there is no chromium")
 def test_the_page_is_read_by_mouse_and_keyboard_on_a_phone_in_the_dark(page: Any) -> None:
+    from playwright.sync_api import expect
+
     assert page.locator(".plot .main-svg").count() >= 3
     assert "Write a letter" in page.inner_text("#shown")
     page.click("text=What rule said >> nth=0")
@@ -126,6 +128,5 @@ def test_the_page_is_read_by_mouse_and_keyboard_on_a_phone_in_the_dark(page: Any
     assert page.locator("#shown article .head").count() == 2
     assert page.evaluate("document.documentElement.scrollWidth") <= 390
     page.emulate_media(color_scheme="dark")
-    fill = "getComputedStyle(document.querySelector('.plot .gtitle')).fill"
-    page.wait_for_function(f"{fill} === 'rgb(231, 234, 240)'")
+    expect(page.locator(".plot .gtitle").first).to_have_css("fill", "rgb(231, 234, 240)")
     assert page.trouble == [] and page.title() == "fastchat_bench, judged by rule"
