@@ -34,7 +34,7 @@ DAY_S = 86400
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StoreFlags:
-    database_url: Annotated[str, Env("FASTCHAT_DATABASE_URL")] = "fastchat.db"
+    database_url: Annotated[str, Env("FASTCHAT_KEYS_DATABASE_URL")] = "fastchat.db"
     """Database of the gateway: a SQLite file, or postgresql://user:password@host/name."""
     json: bool = False
     """Print JSON."""

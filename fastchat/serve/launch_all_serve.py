@@ -73,7 +73,7 @@ class LaunchSettings:
     """Pages whose browsers may call the API server, as a JSON list."""
     api_keys: Annotated[CommaList, Env("API_KEYS")] = ()
     """Keys the API server accepts; without any, and without --database-url, it is open."""
-    database_url: Annotated[str | None, Env("FASTCHAT_DATABASE_URL")] = None
+    database_url: Annotated[str | None, Env("FASTCHAT_KEYS_DATABASE_URL")] = None
     """Database with the keys of fastchat.serve.keys, which the API server then asks for."""
     register_api_endpoint_file: Annotated[Path | None, alias("--register")] = None
     """JSON file of models that others serve; keys may stand in the environment."""
@@ -210,7 +210,7 @@ def children(settings: LaunchSettings, plan: Platform) -> list[Child]:
         # Keys travel in the environment: a process list shows flags to everybody.
         server_env = {**server_env, "API_KEYS": ",".join(settings.api_keys)}
     if settings.database_url:
-        server_env = {**server_env, "FASTCHAT_DATABASE_URL": settings.database_url}
+        server_env = {**server_env, "FASTCHAT_KEYS_DATABASE_URL": settings.database_url}
     result.append(
         _child(
             plan.server,

@@ -98,7 +98,7 @@ class GatewaySettings(ServerSettings):
     environment."""
     api_keys: Annotated[CommaList, Env("API_KEYS")] = ()
     """Keys that clients must send, separated by commas; better in the environment."""
-    database_url: Annotated[str | None, Env("FASTCHAT_DATABASE_URL")] = None
+    database_url: Annotated[str | None, Env("FASTCHAT_KEYS_DATABASE_URL")] = None
     """Database with the keys of fastchat.serve.keys, which then are needed to ask, and with what
     is stored for clients: a SQLite file, or postgresql://user:password@host/name."""
     allow_credentials: bool = False

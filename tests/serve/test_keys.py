@@ -36,7 +36,7 @@ def run_json(capsys: pytest.CaptureFixture[str], *words: str) -> Any:
 
 @pytest.fixture
 def url(database_url: str, monkeypatch: pytest.MonkeyPatch) -> str:
-    monkeypatch.setenv("FASTCHAT_DATABASE_URL", database_url)
+    monkeypatch.setenv("FASTCHAT_KEYS_DATABASE_URL", database_url)
     return database_url
 
 

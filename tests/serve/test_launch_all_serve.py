@@ -20,6 +20,7 @@ from fastchat.serve.launch_all_serve import (
     summary,
     with_own_key,
 )
+from fastchat.serve.openai_api_server import GatewaySettings
 from fastchat.serve.processes import PidFile, own_processes
 from fastchat.settings import parse
 
@@ -94,11 +95,22 @@ def test_stored_keys_leave_the_page_a_key_of_its_own() -> None:
     settings = with_own_key(parse(LaunchSettings, ["--database-url", "keys.db"]))
     started = {child.name: child for child in children(settings, platform(settings))}
     server, page = started["API server"], started["page"]
-    assert server.env["FASTCHAT_DATABASE_URL"] == "keys.db"
+    assert server.env["FASTCHAT_KEYS_DATABASE_URL"] == "keys.db"
     assert page.env["FASTCHAT_API_KEY"] == server.env["API_KEYS"]
     assert len(page.env["FASTCHAT_API_KEY"]) > 30
     assert with_own_key(settings) == settings
     assert with_own_key(LaunchSettings()) == LaunchSettings()
+
+
+def test_the_database_of_the_arena_closes_no_api_server(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("FASTCHAT_DATABASE_URL", "arena.db")
+    monkeypatch.delenv("FASTCHAT_KEYS_DATABASE_URL", raising=False)
+    settings = parse(LaunchSettings, ["--arena"])
+    assert with_own_key(settings) == settings and settings.database_url is None
+    assert parse(GatewaySettings, []).database_url is None
+    monkeypatch.setenv("FASTCHAT_KEYS_DATABASE_URL", "keys.db")
+    assert parse(LaunchSettings, ["--arena"]).database_url == "keys.db"
+    assert parse(GatewaySettings, []).database_url == "keys.db"
 
 
 def test_an_endpoint_file_goes_to_the_api_server() -> None:
