@@ -19,6 +19,9 @@ ROLES: dict[str, Role] = {
     "function": "tool",
 }
 
+_NOT_READ = {"function_call": "use `tool_calls`", "audio": "send text"}
+"""Fields of a message that would change what the model is told, with what to do instead."""
+
 
 class ChatMessage(BaseModel):
     """One message of the wire."""
@@ -45,6 +48,9 @@ class ChatMessage(BaseModel):
             known = ", ".join(ROLES)
             given = repr(role[:40]) if isinstance(role, str) else "no text"
             raise refuse(f"has {given} as its `role`; it must be one of {known}")
+        for name, remedy in _NOT_READ.items():
+            if value.get(name):
+                raise refuse(f"has `{name}`, which is not supported; {remedy}")
         text, images, parts = _content(value.get("content"))
         fields = {"role": ROLES[role], "content": text, "images": images, "parts": parts}
         fields["reasoning"] = value.get("reasoning_content") or value.get("reasoning") or ""

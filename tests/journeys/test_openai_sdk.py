@@ -227,6 +227,23 @@ async def test_the_asynchronous_client_asks_side_by_side(platform: Platform) -> 
         ({"tools": [{"type": "custom", "custom": {"name": "f"}}]}, "tools[0].type"),
         ({"tool_choice": "required"}, "tool_choice"),
         ({"top_logprobs": 3}, "top_logprobs"),
+        ({"messages": [*ASK, {"role": "assistant", "audio": {"id": "a"}}]}, "messages[1]"),
+        (
+            {
+                "messages": [
+                    {"role": "assistant", "function_call": {"name": "f", "arguments": "{}"}}
+                ]
+            },
+            "messages[0]",
+        ),
+        (
+            {
+                "messages": [
+                    {"role": "user", "content": [{"type": "file", "file": {"file_id": "f"}}]}
+                ]
+            },
+            "messages[0]",
+        ),
         ({"response_format": {"type": "xml"}}, "response_format"),
         ({"extra_body": {"chat_template": "{{ x }}"}}, "chat_template"),
         ({"extra_body": {"continue_final_message": True}}, "continue_final_message"),
@@ -239,7 +256,7 @@ def test_what_is_not_supported_is_refused_by_its_name(
     client: openai.OpenAI, options: dict[str, Any], param: str
 ) -> None:
     with pytest.raises(openai.BadRequestError) as caught:
-        client.chat.completions.create(model=MODEL, messages=ASK, **options)
+        client.chat.completions.create(**{"model": MODEL, "messages": ASK, **options})
     assert (caught.value.body["param"] or "").startswith(param)
 
 
