@@ -191,7 +191,7 @@ async def score_by_rules(
             todo,
             work,
             name_of=lambda one: one.item.name,
-            concurrency=max(1, len(os.sched_getaffinity(0))),
+            concurrency=os.cpu_count() or 1,
         )
     put_in_order(path, SingleJudgment, lambda row: row.key, lambda row: tuple(map(str, row.key)))
     return outcome, notes

@@ -32,7 +32,8 @@ def main() -> int:
     if child:
         os.waitpid(child, 0)
         return 0
-    LIBC.prctl(PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
+    if hasattr(LIBC, "prctl"):
+        LIBC.prctl(PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
     result = os.dup(1)
     quiet = os.open(os.devnull, os.O_WRONLY)
     os.dup2(quiet, 1)
@@ -46,6 +47,8 @@ def main() -> int:
 
 def isolate() -> bool:
     """Leaves the network, the other processes and root behind; whether the system let us."""
+    if not hasattr(LIBC, "unshare"):  # no Linux
+        return False
     kinds = CLONE_NEWNET | CLONE_NEWPID
     if os.geteuid() == 0 and nobody_reads_python():
         done = LIBC.unshare(kinds) == 0
@@ -67,6 +70,8 @@ def nobody_reads_python() -> bool:
 def protect_files() -> bool:
     """Lets files be written below the working directory alone; whether the system can (Linux
     5.13 with Landlock)."""
+    if not hasattr(LIBC, "unshare"):
+        return False
 
     class Rule(ctypes.Structure):
         _pack_ = 1

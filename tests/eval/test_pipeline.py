@@ -69,6 +69,19 @@ def test_a_failed_answer_is_not_kept_as_one_and_is_asked_for_again(
     assert len(fake.bodies) == 1 and len(rows_of(Path("a.jsonl"))) == 80
 
 
+def test_after_a_kill_only_the_torn_answer_is_asked_for_again(
+    here: Path, fake: FakeJudge, capsys: Any
+) -> None:
+    fake.rule = lambda body: "Yes."
+    assert baseline(fake) == 0
+    whole = Path("a.jsonl").read_text()
+    Path("a.jsonl").write_text(whole[:-40])
+    fake.bodies.clear()
+    assert baseline(fake) == 0
+    assert len(fake.bodies) == 1 and len(rows_of(Path("a.jsonl"))) == 80
+    assert "1 torn lines left out" in capsys.readouterr().err
+
+
 def test_a_published_failure_text_is_answered_again(here: Path, fake: FakeJudge) -> None:
     failed = {
         "answer_id": "x",
