@@ -105,7 +105,8 @@ def table_html(
     overall = leaderboard.boards[keys[0]] if keys else board
     is_overall = board.key.removesuffix(STYLE_SUFFIX) == overall.key
     rows = [row for row in board.rows if _is_shown(row, shown, infos, is_overall=is_overall)]
-    notes = "".join(f"<p>{html.escape(note)}</p>" for note in board.notes)
+    sentences = (note[:1].upper() + note[1:] for note in board.notes)
+    notes = "".join(f"<p><small>{html.escape(note)}</small></p>" for note in sentences)
     if not rows:
         return f"<p>{html.escape(words.empty)}</p>{notes}"
     compared, title = _compared(leaderboard, board, overall, words, is_overall=is_overall)

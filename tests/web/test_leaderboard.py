@@ -115,9 +115,9 @@ def test_words_are_complete_in_both_languages(language: str) -> None:
 
 
 def test_an_empty_board_says_so() -> None:
-    empty = Leaderboard(boards={"full": replace(board("full"), notes=("no battles yet.",))})
+    empty = Leaderboard(boards={"full": replace(board("full"), notes=("No battles yet.",))})
     text = table_html(empty, Shown(), WORDS, {})
-    assert WORDS.empty in text and "no battles yet." in text
+    assert WORDS.empty in text and "No battles yet." in text
 
 
 def test_a_store_that_is_gone_leaves_the_page_standing() -> None:
