@@ -187,7 +187,7 @@ def _top_lines(
         yield f"=== cluster {number}: {len(cluster.members)} prompts ({share:.1%}) ==="
         nearest = zip(cluster.members.tolist(), cluster.similarity.tolist(), strict=True)
         for place, similarity in itertools.islice(nearest, settings.show_top_k):
-            shown = texts[place][: settings.show_cut_off].replace("\n", " ")
+            shown = texts[int(place)][: settings.show_cut_off].replace("\n", " ")
             yield f"{similarity:.3f} {shown}"
         yield ""
 
