@@ -88,30 +88,47 @@ def sse_error(error: BaseException) -> bytes:
     return b"event: error\n" + sse(error_body(shown))
 
 
-async def read_body(request: Request, limit_bytes: int) -> bytes:
-    """The whole body.
+async def receive_body(scope: Scope, receive: Receive, limit_bytes: int) -> bytes | None:
+    """The whole body; None when the client left before its end.
 
     Raises:
         BodyTooLargeError: as soon as more than `limit_bytes` are announced or read.
         UsageError: the body took longer than `BODY_TIMEOUT_S`.
     """
-    message = f"The request body exceeds {limit_bytes} bytes; send less at once."
-    announced = request.headers.get("content-length", "0")
-    if announced.isdigit() and int(announced) > limit_bytes:
-        raise BodyTooLargeError(message)
+    large = f"The request body exceeds {limit_bytes} bytes; send less at once."
+    for name, value in scope["headers"]:
+        if name == b"content-length" and value.isdigit() and int(value) > limit_bytes:
+            raise BodyTooLargeError(large)
     parts: list[bytes] = []
     size = 0
     try:
         async with asyncio.timeout(BODY_TIMEOUT_S):
-            async for part in request.stream():
-                size += len(part)
+            while True:
+                message = await receive()
+                if message["type"] == "http.disconnect":
+                    return None
+                parts.append(message.get("body", b""))
+                size += len(parts[-1])
                 if size > limit_bytes:
-                    raise BodyTooLargeError(message)
-                parts.append(part)
+                    raise BodyTooLargeError(large)
+                if not message.get("more_body", False):
+                    return parts[0] if len(parts) == 1 else b"".join(parts)
     except TimeoutError:
         slow = f"The request body did not arrive within {BODY_TIMEOUT_S:.0f} seconds."
         raise UsageError(slow) from None
-    return b"".join(parts)
+
+
+async def read_body(request: Request, limit_bytes: int) -> bytes:
+    """The whole body of a request that handlers get.
+
+    Raises:
+        ClientDisconnect: the client left before its end.
+        BodyTooLargeError, UsageError: as `receive_body`.
+    """
+    body = await receive_body(request.scope, request.receive, limit_bytes)
+    if body is None:
+        raise ClientDisconnect
+    return body
 
 
 def parse_json_object(body: bytes) -> dict[str, Any]:

@@ -8,20 +8,16 @@ the endpoint at once, which ends the work there.
 import asyncio
 import logging
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 
-import orjson
 from starlette.types import Message, Receive, Send
 
 from fastchat.errors import (
     AuthenticationError,
     FastChatError,
-    MethodNotAllowedError,
-    UnavailableError,
     UpstreamTimeoutError,
 )
-from fastchat.protocol.errors import error_body
 from fastchat.serve import metering
 from fastchat.serve.asgi import (
     SSE_DONE,
@@ -31,11 +27,13 @@ from fastchat.serve.asgi import (
     disconnected,
     sse_error,
 )
+from fastchat.serve.connection import BrokenError, ConnectError, Connection, Headers
 from fastchat.serve.endpoints import Endpoint
+from fastchat.serve.exchange import ClientLeftError, Exchange, HungError
+from fastchat.serve.gateway_replies import no_endpoint, send_error, send_whole
 from fastchat.serve.limits import Caller
-from fastchat.serve.providers.remote import Remote, RemoteRequest
+from fastchat.serve.providers.remote import Remote
 from fastchat.serve.roster import Roster
-from fastchat.serve.upstream import BrokenError, ConnectError, Connection, Headers
 
 log = logging.getLogger(__name__)
 
@@ -58,14 +56,6 @@ KEPT_HEADERS = frozenset(
 )
 
 
-class ClientLeftError(FastChatError):
-    """Nobody waits for the reply any more."""
-
-
-class HungError(UnavailableError):
-    """The endpoint accepts connections but does not answer."""
-
-
 @dataclass(slots=True)
 class Tally:
     """What a gateway has seen of its endpoints, for the metrics."""
@@ -74,52 +64,6 @@ class Tally:
     failures: int = 0
     disconnects: int = 0
     broken_streams: int = 0
-
-
-class Exchange:
-    """One request on its way: where it is, and since when nothing moved."""
-
-    __slots__ = (
-        "connection",
-        "ended",
-        "endpoint",
-        "is_sending",
-        "kept_at",
-        "key_id",
-        "meter",
-        "model",
-        "moved_at",
-        "started",
-        "timeout_s",
-        "translation",
-    )
-
-    def __init__(self, model: str, now: float, *, timeout_s: float) -> None:
-        self.model = model
-        self.endpoint: Endpoint | None = None
-        self.connection: Connection | None = None
-        self.ended: FastChatError | None = None
-        self.started = False  # a byte of the reply was sent
-        self.is_sending = False  # waiting for the client to take bytes
-        self.moved_at = now
-        self.kept_at = now
-        self.key_id: str | None = None
-        self.meter: metering.Meter | None = None
-        self.timeout_s = timeout_s
-        self.translation: RemoteRequest | None = None
-
-    def attach(self, connection: Connection) -> None:
-        self.connection = connection
-        if self.meter is not None:
-            self.meter.sent()
-        if self.ended is not None:
-            connection.abort(self.ended)
-
-    def end(self, error: FastChatError) -> None:
-        """Stops the exchange for good."""
-        self.ended = error
-        if self.connection is not None:
-            self.connection.abort(error)
 
 
 class Forwarder:
@@ -273,7 +217,7 @@ class Forwarder:
         if exchange.meter is not None:
             exchange.meter.reply(status, reply)
         exchange.started = True
-        await _send_whole(send, status, _kept(connection.headers), reply)
+        await send_whole(send, status, _kept(connection.headers), reply)
         return status
 
     async def _attempt_remote(
@@ -310,7 +254,7 @@ class Forwarder:
         elif exchange.meter is not None:
             exchange.meter.reply(200, reply)
         exchange.started = True
-        await _send_whole(send, 200, request.headers(), reply)
+        await send_whole(send, 200, request.headers(), reply)
         return 200
 
     # ---- time limits of all exchanges, without a timer for each
@@ -410,42 +354,6 @@ def _whole_events(data: bytes) -> tuple[bytes, bytes]:
 def _kept(headers: Headers) -> Headers:
     """The headers of an endpoint's reply that concern the client."""
     return [header for header in headers if header[0] in KEPT_HEADERS]
-
-
-def no_endpoint(model: str, reason: FastChatError | None = None) -> UnavailableError:
-    """What a client is told when nobody serves a known model now."""
-    why = " (the last one tried did not answer)" if reason else ""
-    return UnavailableError(f"No endpoint for {shown_name(model)} is up now{why}; try again soon.")
-
-
-def shown_name(model: str) -> str:
-    """A model's name as an error message may repeat it."""
-    return repr(model if len(model) <= 100 else f"{model[:100]}...")
-
-
-async def send_error(send: Send, error: FastChatError) -> int:
-    """Sends the reply to a request that failed; gives its status."""
-    headers: Headers = []
-    if error.retry_after_s:
-        headers.append((b"retry-after", b"%d" % error.retry_after_s))
-    if isinstance(error, MethodNotAllowedError) and error.allow:
-        headers.append((b"allow", error.allow.encode()))
-    return await send_json(send, error_body(error), error.status, headers=headers)
-
-
-async def send_json(
-    send: Send, value: object, status: int = 200, *, headers: Sequence[tuple[bytes, bytes]] = ()
-) -> int:
-    """Sends a JSON reply; gives its status."""
-    kind = (b"content-type", b"application/json")
-    await _send_whole(send, status, [kind, *headers], orjson.dumps(value))
-    return status
-
-
-async def _send_whole(send: Send, status: int, headers: Headers, body: bytes) -> None:
-    headers.append((b"content-length", b"%d" % len(body)))
-    await send({"type": "http.response.start", "status": status, "headers": headers})
-    await send({"type": "http.response.body", "body": body})
 
 
 async def _watch_client(receive: Receive, exchange: Exchange) -> None:

@@ -9,14 +9,12 @@ in `logs/`, or in the folder named by LOGDIR.
 
 import asyncio
 import dataclasses
-import errno
 import importlib.util
 import json
 import logging
 import re
 import secrets
 import signal
-import socket
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -26,6 +24,7 @@ from typing import Annotated, Literal
 from fastchat import logs
 from fastchat.errors import UsageError
 from fastchat.model.load import ModelSettings
+from fastchat.serve.places import Place, check_ports
 from fastchat.serve.processes import pid_file
 from fastchat.serve.published_formats import FormatFlags
 from fastchat.serve.supervisor import Child, Patience, Supervisor, answers
@@ -91,22 +90,6 @@ class LaunchSettings:
     """Folder of the log files and of the file that names the running processes."""
     debug: bool = False
     """Log at DEBUG level and show tracebacks."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Place:
-    """Where one process listens, and the flag that says so."""
-
-    name: str
-    host: str
-    port: int
-    flag: str
-
-    @property
-    def url(self) -> str:
-        """The address by which a process of this machine reaches it."""
-        host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(self.host, self.host)
-        return f"http://[{host}]:{self.port}" if ":" in host else f"http://{host}:{self.port}"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -238,35 +221,12 @@ def children(settings: LaunchSettings, plan: Platform) -> list[Child]:
     return result
 
 
-def check_ports(plan: Platform) -> None:
-    """Binds each place for a moment.
-
-    Raises:
-        UsageError: one is taken, or its host is not an address of this machine.
-    """
-    for place in plan.places:
-        try:
-            found = socket.getaddrinfo(
-                place.host, place.port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
-            )
-            bound = [_is_free(family, address) for family, _, _, _, address in found]
-        except OSError as error:
-            why = error.strerror or str(error)
-            raise UsageError(
-                f"{place.name} cannot listen on {place.host}:{place.port} ({why}); "
-                f"choose another {place.flag}, or end what runs there "
-                "(python3 -m fastchat.serve.shutdown_serve ends our own)."
-            ) from None
-        if not any(bound):
-            raise UsageError(f"{place.name}: {place.host} is no address of this machine.")
-
-
 async def run(settings: LaunchSettings) -> int:
     """Runs the platform until a signal comes or it cannot go on."""
     settings.formats.refuse()
     settings = with_own_key(_without_missing_page(settings))
     plan = platform(settings)
-    check_ports(plan)
+    check_ports(plan.places)
     stop = asyncio.Event()
     with pid_file(Path(settings.log_dir or "logs") / PID_FILE) as record:
         supervisor = Supervisor(
@@ -397,27 +357,6 @@ def _worker_flags(settings: LaunchSettings) -> list[str]:
         else:
             flags += [flag, ",".join(value) if isinstance(value, tuple) else str(value)]
     return flags
-
-
-def _is_free(family: int, address: tuple[object, ...]) -> bool:
-    """Whether something could listen there; False when this machine lacks the address.
-
-    Raises:
-        OSError: the port is taken or not allowed.
-    """
-    with socket.socket(family, socket.SOCK_STREAM) as probe:
-        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        if family == socket.AF_INET6:
-            probe.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
-        try:
-            probe.bind(address)
-            # Binding with SO_REUSEADDR may succeed beside a bound socket; listening may not.
-            probe.listen(1)
-        except OSError as error:
-            if error.errno in (errno.EADDRNOTAVAIL, errno.EAFNOSUPPORT):
-                return False
-            raise
-    return True
 
 
 def _without_missing_page(settings: LaunchSettings) -> LaunchSettings:

@@ -7,22 +7,17 @@ controller's table, so that a request costs one call inside, and a dead controll
 """
 
 import asyncio
-import contextlib
-import json
 import logging
 import sys
 import time
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Any
 
-import tyro
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from fastchat import logs
 from fastchat.errors import (
-    BodyTooLargeError,
     FastChatError,
     MethodNotAllowedError,
     NotFoundError,
@@ -32,20 +27,22 @@ from fastchat.errors import (
 from fastchat.protocol.errors import public_error
 from fastchat.protocol.openai_replies import model_card
 from fastchat.serve.access import OPEN_PATHS, Access
-from fastchat.serve.asgi import BODY_TIMEOUT_S, json_body, parse_json_object, serve
+from fastchat.serve.asgi import json_body, parse_json_object, receive_body, serve
 from fastchat.serve.doors.door import open_door, send_failure
 from fastchat.serve.doors.gateway_doors import GatewayDoors
 from fastchat.serve.doors.inside import FORWARD_TO
-from fastchat.serve.endpoints import LOCAL_HOSTS, parse_address
-from fastchat.serve.forwarder import Forwarder, no_endpoint, send_error, send_json, shown_name
+from fastchat.serve.endpoints import LOCAL_HOSTS
+from fastchat.serve.forwarder import Forwarder
 from fastchat.serve.gateway_metrics import GatewayMetrics
+from fastchat.serve.gateway_replies import no_endpoint, send_error, send_json, shown_name
+from fastchat.serve.gateway_settings import GatewaySettings
 from fastchat.serve.limits import Caller, with_limits
 from fastchat.serve.model_field import read_model
 from fastchat.serve.providers.endpoint_file import read_endpoint_file
 from fastchat.serve.providers.remote import Remote
 from fastchat.serve.roster import Roster, context_length
 from fastchat.serve.token_check import check_tokens
-from fastchat.settings import CommaList, Env, ServerSettings, alias, run_command
+from fastchat.settings import run_command
 
 if TYPE_CHECKING:
     from fastchat.serve.stored_keys import StoredKeys
@@ -65,73 +62,6 @@ FORWARDED = {
 MODEL_OPTIONAL = frozenset({"/tokenize", "/detokenize"})
 
 LOCAL_PAGES = r"https?://(localhost|127\.0\.0\.1|\[::1\])(:\d+)?"
-
-JsonList = Annotated[
-    tuple[str, ...] | None,
-    tyro.constructors.PrimitiveConstructorSpec(
-        nargs=1,
-        metavar='\'["A","B"]\'',
-        instance_from_str=lambda args: _json_list(args[0]),
-        is_instance=lambda value: value is None or isinstance(value, tuple),
-        str_from_instance=lambda value: [json.dumps(value)],
-    ),
-]
-"""A list of words, written as a JSON list."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class GatewaySettings(ServerSettings):
-    """OpenAI-compatible API server in front of all workers."""
-
-    controller_address: Annotated[
-        str,
-        alias("--controller"),
-        Env("FASTCHAT_CONTROLLER_URL"),
-        Env("CONTROLLER_ADDRESS"),
-    ] = "http://localhost:21001"
-    """Controller whose table of workers is followed."""
-    endpoint: tyro.conf.UseAppendAction[tuple[str, ...]] = ()
-    """Base URL of an OpenAI-compatible server; may be repeated. With it, no controller is
-    asked."""
-    register_api_endpoint_file: Annotated[Path | None, alias("--register")] = None
-    """JSON file of models that others serve, by display name; keys may stand in the
-    environment."""
-    api_keys: Annotated[CommaList, Env("API_KEYS")] = ()
-    """Keys that clients must send, separated by commas; better in the environment."""
-    database_url: Annotated[str | None, Env("FASTCHAT_KEYS_DATABASE_URL")] = None
-    """Database with the keys of fastchat.serve.keys, which then are needed to ask, and with what
-    is stored for clients: a SQLite file, or postgresql://user:password@host/name."""
-    allow_credentials: bool = False
-    """CORS: let browsers send credentials; needs --allowed-origins."""
-    allowed_origins: JsonList = None
-    """CORS: pages that may call, as a JSON list. By default those on this machine if the
-    server listens on this machine only, else none."""
-    allowed_methods: JsonList = ("*",)
-    """CORS: methods, as a JSON list."""
-    allowed_headers: JsonList = ("*",)
-    """CORS: headers, as a JSON list."""
-    worker_api_timeout: Annotated[float, Env("FASTCHAT_WORKER_API_TIMEOUT")] = 100.0
-    """Seconds without a byte after which an endpoint is given up."""
-    embedding_batch_size: Annotated[int | None, Env("FASTCHAT_WORKER_API_EMBEDDING_BATCH_SIZE")] = (
-        None
-    )
-    """Texts in one call for embeddings to an endpoint; by default all of a request."""
-    max_body_mb: float = 32.0
-    """Largest request body, in MiB."""
-
-    def __post_init__(self) -> None:
-        for url in (self.controller_address, *self.endpoint):
-            if url or not self.register_api_endpoint_file:  # empty: remote models only
-                parse_address(url)
-        if not self.worker_api_timeout > 0 or not self.max_body_mb > 0:
-            raise UsageError("The worker timeout and the largest body must be above 0.")
-        if self.embedding_batch_size is not None and self.embedding_batch_size < 1:
-            raise UsageError("--embedding-batch-size must be 1 or more.")
-        if self.allow_credentials and (not self.allowed_origins or "*" in self.allowed_origins):
-            raise UsageError(
-                "--allow-credentials needs --allowed-origins with the pages that may call by "
-                "name, for example '[\"https://chat.example.org\"]'; * is not a name."
-            )
 
 
 class Gateway:
@@ -256,7 +186,7 @@ class Gateway:
         raise NotFoundError(f"There is no route {shown_name(path)}.")
 
     async def _forward(self, inside: str, scope: Scope, receive: Receive, send: Send) -> int:
-        body = await self._read_body(scope, receive)
+        body = await receive_body(scope, receive, self._limit_bytes)
         if body is None:
             return 499
         model = await read_model(body)
@@ -281,7 +211,7 @@ class Gateway:
         self, path_model: str, scope: Scope, receive: Receive, send: Send
     ) -> int:
         """The old route of embeddings: a body without a model takes the one of the path."""
-        body = await self._read_body(scope, receive)
+        body = await receive_body(scope, receive, self._limit_bytes)
         if body is None:
             return 499
         model = await read_model(body)
@@ -295,34 +225,6 @@ class Gateway:
         return await self.forwarder.forward(
             model, "/v1/embeddings", body=body, receive=receive, send=send, caller=caller
         )
-
-    async def _read_body(self, scope: Scope, receive: Receive) -> bytes | None:
-        """The whole body; None when the client left before its end.
-
-        Raises:
-            BodyTooLargeError: as soon as more than the limit is announced or read.
-            UsageError: it took too long.
-        """
-        for name, value in scope["headers"]:
-            if name == b"content-length" and value.isdigit() and int(value) > self._limit_bytes:
-                raise _too_large(self._limit_bytes)
-        parts: list[bytes] = []
-        size = 0
-        try:
-            async with asyncio.timeout(BODY_TIMEOUT_S):
-                while True:
-                    message = await receive()
-                    if message["type"] == "http.disconnect":
-                        return None
-                    parts.append(message.get("body", b""))
-                    size += len(parts[-1])
-                    if size > self._limit_bytes:
-                        raise _too_large(self._limit_bytes)
-                    if not message.get("more_body", False):
-                        return parts[0] if len(parts) == 1 else b"".join(parts)
-        except TimeoutError:
-            slow = f"The request body did not arrive within {BODY_TIMEOUT_S:.0f} seconds."
-            raise UsageError(slow) from None
 
     def _need_model(self, model: str, caller: Caller | None) -> None:
         """Raises what a client should be told when nobody serves `model`, or not to its key."""
@@ -383,7 +285,7 @@ class Gateway:
         return card
 
     async def _token_check(self, scope: Scope, receive: Receive, send: Send) -> int:
-        body = await self._read_body(scope, receive)
+        body = await receive_body(scope, receive, self._limit_bytes)
         if body is None:
             return 499
         caller = await self.access.caller_of(scope)
@@ -459,14 +361,6 @@ def _remotes(path: Path | None) -> list[Remote]:
     return [Remote(entry) for entry in read_endpoint_file(path)] if path is not None else []
 
 
-def _json_list(text: str) -> tuple[str, ...]:
-    with contextlib.suppress(json.JSONDecodeError):
-        value = json.loads(text)
-        if isinstance(value, list) and all(isinstance(word, str) for word in value):
-            return tuple(value)
-    raise ValueError(f'{text!r} is not a JSON list of words such as ["*"]')
-
-
 def _need_method(path: str, method: str, wanted: str) -> None:
     if method == wanted or (wanted == "GET" and method == "HEAD"):
         return
@@ -475,10 +369,6 @@ def _need_method(path: str, method: str, wanted: str) -> None:
     )
     error.allow = wanted
     raise error
-
-
-def _too_large(limit_bytes: int) -> BodyTooLargeError:
-    return BodyTooLargeError(f"The request body exceeds {limit_bytes} bytes; send less at once.")
 
 
 if __name__ == "__main__":

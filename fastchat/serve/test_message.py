@@ -13,8 +13,9 @@ from typing import Annotated, Any
 import orjson
 
 from fastchat.errors import FastChatError, UnavailableError, UsageError
+from fastchat.serve.connection import Connection
 from fastchat.serve.endpoints import parse_address
-from fastchat.serve.upstream import Connection, Origin, fetch_json
+from fastchat.serve.upstream import Origin, fetch_json
 from fastchat.settings import alias, run_command
 
 LIST_TIMEOUT_S = 10.0

@@ -7,7 +7,7 @@ from typing import Any
 import orjson
 
 from fastchat.errors import FastChatError, UnavailableError, UsageError
-from fastchat.serve.forwarder import no_endpoint, shown_name
+from fastchat.serve.gateway_replies import no_endpoint, shown_name
 from fastchat.serve.roster import Roster
 
 MAX_PROMPTS = 256

@@ -13,9 +13,10 @@ from typing import Any
 import orjson
 
 from fastchat.errors import FastChatError, UnavailableError
+from fastchat.serve.connection import Connection
 from fastchat.serve.endpoints import describe, read_endpoint, read_queue_length
 from fastchat.serve.router import Change, Listing, Snapshot, diff
-from fastchat.serve.upstream import Connection, Origin
+from fastchat.serve.upstream import Origin
 
 log = logging.getLogger(__name__)
 

@@ -8,8 +8,9 @@ import orjson
 
 from fastchat.errors import ErrorCode, FastChatError
 from fastchat.protocol.errors import SERVER_ERROR_MSG
+from fastchat.serve.connection import Connection
 from fastchat.serve.router import Router
-from fastchat.serve.upstream import Connection, Origins
+from fastchat.serve.upstream import Origins
 
 
 async def worker_chunks(

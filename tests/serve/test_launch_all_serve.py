@@ -13,7 +13,6 @@ from real_processes import free_port
 from fastchat.errors import UsageError
 from fastchat.serve.launch_all_serve import (
     LaunchSettings,
-    check_ports,
     children,
     main,
     platform,
@@ -21,6 +20,7 @@ from fastchat.serve.launch_all_serve import (
     with_own_key,
 )
 from fastchat.serve.openai_api_server import GatewaySettings
+from fastchat.serve.places import check_ports
 from fastchat.serve.processes import PidFile, own_processes
 from fastchat.settings import parse
 
@@ -169,7 +169,7 @@ def test_a_host_of_another_machine_is_refused_by_name() -> None:
     settings = LaunchSettings(controller_port=0, server_host="203.0.113.7", web=False)
     with pytest.raises(UsageError, match=r"API server: 203\.0\.113\.7 is no address"):
         plan = platform(settings)
-        check_ports(plan)
+        check_ports(plan.places)
 
 
 def test_a_second_supervisor_in_the_same_folder_is_refused(

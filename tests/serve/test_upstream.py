@@ -7,17 +7,14 @@ from fake_endpoint import FakeEndpoint
 from live import LIMIT_S, until
 
 from fastchat.errors import UnavailableError, UsageError
-from fastchat.serve.upstream import (
+from fastchat.serve.connection import (
     HIGH_WATER_BYTES,
     MAX_HEAD_BYTES,
     BrokenError,
     ConnectError,
     Connection,
-    Origin,
-    Origins,
-    _is_disguised,
-    fetch_json,
 )
+from fastchat.serve.upstream import Origin, Origins, _is_disguised, fetch_json
 
 
 @contextlib.asynccontextmanager

@@ -22,6 +22,7 @@ from fastchat.errors import (
     UsageError,
 )
 from fastchat.serve.asgi import json_body, parse_json_object
+from fastchat.serve.connection import BrokenError, ConnectError, Connection, Headers
 from fastchat.serve.endpoints import Endpoint
 from fastchat.serve.providers.answers import as_events
 from fastchat.serve.providers.anthropic_wire import AnthropicWire
@@ -30,7 +31,7 @@ from fastchat.serve.providers.endpoint_file import Entry
 from fastchat.serve.providers.gemini_wire import GeminiWire
 from fastchat.serve.providers.openai_wire import OpenAIWire
 from fastchat.serve.providers.wire import Wire, WireRequest
-from fastchat.serve.upstream import BrokenError, ConnectError, Connection, Headers, Origin
+from fastchat.serve.upstream import Origin
 
 log = logging.getLogger(__name__)
 
