@@ -35,7 +35,7 @@ from fastchat.web.duel import Duels, Question
 from fastchat.web.duel_records import OUTCOMES, THUMBS, Duel
 from fastchat.web.examples import Examples
 from fastchat.web.models import Listing
-from fastchat.web.pane import Sampling
+from fastchat.web.pieces import Sampling
 from fastchat.web.texts import Texts
 from fastchat.web.uploads import taken_uploads
 from fastchat.web.visitors import Visitors

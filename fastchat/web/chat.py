@@ -10,7 +10,8 @@ import gradio as gr
 from fastchat.message import Message
 from fastchat.web.markdown import shown
 from fastchat.web.models import Listing, Model
-from fastchat.web.pane import Pane, Panes, Sampling
+from fastchat.web.pane import Pane, Panes
+from fastchat.web.pieces import Sampling
 from fastchat.web.texts import PageTexts, Texts, load_texts
 
 LATEX_DELIMITERS: list[dict[str, str | bool]] = [

@@ -38,10 +38,9 @@ from fastchat.web.pane import (
     TURN_LIMIT,
     UPDATE_S,
     Answer,
-    Sampling,
     notice_for,
-    pieces_of,
 )
+from fastchat.web.pieces import Sampling, pieces_of
 from fastchat.web.texts import Texts
 from fastchat.web.visitors import Visitor
 

@@ -17,7 +17,7 @@ from fastchat.store.arena_records import (
     StoredShare,
     StoredVote,
 )
-from fastchat.web.pane import Sampling
+from fastchat.web.pieces import Sampling
 
 OUTCOMES: dict[str, Outcome] = {
     "left": "leftvote",

@@ -9,37 +9,25 @@ import logging
 from collections.abc import AsyncIterator
 from contextlib import suppress
 from dataclasses import dataclass, replace
-from itertools import pairwise
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from fastchat.errors import FastChatError, UnavailableError
 from fastchat.message import Message
 from fastchat.web.models import ModelDirectory
+from fastchat.web.pieces import Piece, Sampling, pieces_of
 from fastchat.web.texts import NoticeTexts
 
 if TYPE_CHECKING:
-    from openai import APIError, AsyncStream
-    from openai.types.chat import ChatCompletionChunk
+    from openai import APIError
 
 log = logging.getLogger(__name__)
 
 TURN_LIMIT = 50
 """Published: a turn is a question with its answer."""
-MIN_TOP_P = 0.01
-"""Sent for 0, which many servers refuse; both mean: only the likeliest word."""
 UPDATE_S = 0.06
 """The pause between two redraws of a growing answer."""
 LOOK_UP_S = 1.0
 """How often a silent answer lets the page notice that its reader has left."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Sampling:
-    """How the answer is drawn."""
-
-    temperature: float = 0.7
-    top_p: float = 1.0
-    max_tokens: int = 1024
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -62,15 +50,6 @@ class Pane:
     def turns(self) -> int:
         """Questions asked so far."""
         return sum(message.role == "user" for message in self.messages)
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Piece:
-    """A bit of an answer."""
-
-    text: str
-    reason: str | None
-    """Why the answer ends with this piece, if it does: `stop`, `length`, ..."""
 
 
 class Answer:
@@ -234,47 +213,6 @@ class Panes:
         if answer.reason == "length":
             return self.notices.length.format(limit=sampling.max_tokens)
         return "" if answer.text.strip() else self.notices.silent
-
-
-async def pieces_of(
-    directory: ModelDirectory, messages: tuple[Message, ...], model: str, sampling: Sampling
-) -> AsyncIterator[Piece]:
-    """The pieces of the model's answer. Closing the iterator closes the connection."""
-    client = await directory.client_for(model)
-    stream: AsyncStream[ChatCompletionChunk] = await client.chat.completions.create(
-        model=model,
-        messages=[as_sent(m) for m in answered(messages)],  # type: ignore[misc]  # roles are checked by Message
-        temperature=sampling.temperature,
-        top_p=max(sampling.top_p, MIN_TOP_P),
-        max_tokens=sampling.max_tokens,
-        stream=True,
-    )
-    async with stream:
-        async for chunk in stream:
-            for choice in chunk.choices[:1]:
-                yield Piece(text=choice.delta.content or "", reason=choice.finish_reason)
-
-
-def as_sent(message: Message) -> dict[str, Any]:
-    """The message as the OpenAI API wants it."""
-    if not message.images:
-        return {"role": message.role, "content": message.text}
-    pictures = [{"type": "image_url", "image_url": {"url": url}} for url in message.images]
-    return {"role": message.role, "content": [{"type": "text", "text": message.text}, *pictures]}
-
-
-def answered(messages: tuple[Message, ...]) -> list[Message]:
-    """What the model is told: every question that was answered, with its answer, and the last.
-
-    A question whose answer failed stays on the page, but two questions in a row are no
-    conversation that a model was trained on.
-    """
-    kept = [
-        message
-        for message, following in pairwise(messages)
-        if message.role != "user" or following.role != "user"
-    ]
-    return [*kept, *messages[-1:]]
 
 
 def notice_for(error: BaseException, model: str, notices: NoticeTexts) -> str:

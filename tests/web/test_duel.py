@@ -18,7 +18,8 @@ from fastchat.web.duel_records import Duel, Side
 from fastchat.web.guard import CallMonitor, VoteLimit
 from fastchat.web.ledger import Ledger
 from fastchat.web.models import ModelDirectory, Source
-from fastchat.web.pane import TURN_LIMIT, Sampling
+from fastchat.web.pane import TURN_LIMIT
+from fastchat.web.pieces import Sampling
 from fastchat.web.texts import load_texts
 from fastchat.web.visitors import Visitor
 

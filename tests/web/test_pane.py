@@ -9,7 +9,8 @@ import pytest
 
 from fastchat.message import Message
 from fastchat.web.models import ModelDirectory, Source
-from fastchat.web.pane import TURN_LIMIT, Pane, Panes, Sampling, answered
+from fastchat.web.pane import TURN_LIMIT, Pane, Panes
+from fastchat.web.pieces import Sampling, answered
 from fastchat.web.texts import load_texts
 
 NOTICES = load_texts().notice
