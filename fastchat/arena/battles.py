@@ -204,12 +204,12 @@ class Cleaner:
         before = rules.since is not None and event.tstamp < rules.since
         if before or (rules.until is not None and event.tstamp >= rules.until):
             raise _Dropped("out_of_time")
+        if event.extra.get("origin", "human") != "human":  # which the published log never says
+            raise _Dropped("judge_vote")
         if rules.published:
             return
         if names[0] == names[1]:
             raise _Dropped("same_model")
-        if event.extra.get("origin", "human") != "human":
-            raise _Dropped("judge_vote")
         key = "\0".join(state.conv_id for state in event.states).encode()
         digest = hashlib.blake2b(key, digest_size=16).digest()
         if digest in self._seen:

@@ -92,9 +92,10 @@ def test_votes_are_a_judges_and_never_on_peoples_boards(
     assert not board.first.rows and board.refused == {"judge_vote": 12}
     database.close()
     argv = ["--database-url", database_url, "--output-dir", str(tmp_path / "clean")]
-    assert clean_battle_data.main(argv) == 0
-    (path,) = (tmp_path / "clean").glob("*.json")
-    assert json.loads(path.read_text()) == []
+    for rules in ([], ["--upstream-rules"]):
+        assert clean_battle_data.main([*argv, *rules]) == 0
+        (path,) = (tmp_path / "clean").glob("*.json")
+        assert json.loads(path.read_text()) == []
 
 
 def test_a_run_goes_on_where_it_was_and_pays_for_nothing_twice(
