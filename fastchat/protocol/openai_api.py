@@ -217,7 +217,10 @@ class ChatRequest(Generation):
         "prediction": "leave it out",
         "web_search_options": "leave it out",
     }
-    harmless: ClassVar = {"add_generation_prompt": (None, True)}
+    harmless: ClassVar = {
+        "add_generation_prompt": (None, True),
+        "web_search_options": (None, False),  # {} asks for a search as well
+    }
     quiet = frozenset(
         [
             "user",

@@ -22,6 +22,9 @@ if TYPE_CHECKING:
 
 MAX_NAME = 256
 _MAX_BODY_BYTES = 1 << 16
+_LOAD_FIELDS = frozenset({"lora_name", "lora_path", "model"})
+_UNLOAD_FIELDS = frozenset({"lora_name", "lora_int_id"})
+"""vLLM's clients send its own number of the adapter beside the name, which alone counts here."""
 
 
 class AdapterRoutes:
@@ -53,6 +56,7 @@ class AdapterRoutes:
     async def _load(self, worker: "Worker", request: Request) -> Response:
         folder = self._allowed()
         body = parse_json_object(await read_body(request, _MAX_BODY_BYTES))
+        _refuse_others(body, _LOAD_FIELDS)
         name, path = _text(body, "lora_name"), _inside(folder, _text(body, "lora_path"))
         if len(name) > MAX_NAME or not name.isprintable():
             raise UsageError(
@@ -66,7 +70,9 @@ class AdapterRoutes:
 
     async def _unload(self, worker: "Worker", request: Request) -> Response:
         self._allowed()
-        name = _text(parse_json_object(await read_body(request, _MAX_BODY_BYTES)), "lora_name")
+        body = parse_json_object(await read_body(request, _MAX_BODY_BYTES))
+        _refuse_others(body, _UNLOAD_FIELDS)
+        name = _text(body, "lora_name")
         engine = worker.engines.get(name)
         if not isinstance(engine, AdaptedEngine):
             raise NotFoundError(f"There is no adapter {name[:100]!r} here.", param="lora_name")
@@ -99,6 +105,14 @@ def _base(worker: "Worker", model: object) -> "Engine":
             "There are several models here; name the adapter's base as `model`.", param="model"
         )
     return worker.distinct[0]
+
+
+def _refuse_others(body: dict[str, Any], known: frozenset[str]) -> None:
+    """Refuses fields such as vLLM's `load_inplace` that ask for what is not done here."""
+    others = [name for name, value in body.items() if name not in known and value]
+    if others:
+        name = others[0][:64]
+        raise UsageError(f"`{name}` is not supported: leave it out.", param=name)
 
 
 def _text(body: dict[str, Any], field: str) -> str:

@@ -120,6 +120,11 @@ async def test_adapters_are_models_that_come_and_go(worker: Worker) -> None:
         ({"lora_name": "x", "lora_path": "a\0b"}, "lora_path", "no folder within"),
         ({"lora_name": "x", "lora_path": "."}, "lora_path", "no folder within"),
         ({"lora_name": "x", "lora_path": "one", "model": 3}, "model", "must be a text"),
+        (
+            {"lora_name": "x", "lora_path": "one", "load_inplace": True},
+            "load_inplace",
+            "not supported",
+        ),
     ],
 )
 async def test_what_cannot_be_loaded_is_a_400_that_names_the_field(

@@ -315,7 +315,7 @@ def test_bytes_that_are_no_text_do_not_end_the_chat() -> None:
 
 
 def test_ctrl_c_stops_the_answer_and_not_the_chat() -> None:
-    command = [sys.executable, "-m", "fastchat.serve.cli", "--model-path", "echo:delay_ms=20"]
+    command = [sys.executable, "-m", "fastchat.serve.cli", "--model-path", "echo:delay_ms=100"]
     with subprocess.Popen(
         command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE
     ) as process:

@@ -166,7 +166,13 @@ def test_a_taken_port_is_one_line_that_names_the_role_and_the_flag(
 
 
 def test_a_host_of_another_machine_is_refused_by_name() -> None:
-    settings = LaunchSettings(controller_port=0, server_host="203.0.113.7", web=False)
+    settings = LaunchSettings(
+        controller_port=free_port(),
+        worker_port=free_port(),
+        server_port=free_port(),
+        server_host="203.0.113.7",
+        web=False,
+    )
     with pytest.raises(UsageError, match=r"API server: 203\.0\.113\.7 is no address"):
         plan = platform(settings)
         check_ports(plan.places)
