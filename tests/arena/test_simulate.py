@@ -182,3 +182,25 @@ def test_pairs_are_those_that_narrow_intervals() -> None:
     assert all("new" in (p.first, p.second) for p in planned)
     assert {m for p in planned for m in (p.first, p.second)} == {"a", "b", "c", "new"}
     assert len({(frozenset((p.first, p.second)), p.question) for p in planned}) == 6
+
+
+@pytest.mark.slow
+def test_our_own_server_answers_and_a_rule_votes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The shipped model under two names, over its own worker; the questions that ship."""
+    from real_processes import free_port, running, wait_until_answers
+
+    monkeypatch.chdir(tmp_path)
+    port = free_port()
+    worker = ["fastchat.serve.model_worker", "--model-path", "vicuna-tiny", "--device", "cpu"]
+    worker += ["--model-names", "tiny-a,tiny-b", "--port", str(port), "--host", "127.0.0.1"]
+    with running([*worker, "--no-register", "--num-threads", "1"], log_path=Path("l")) as processes:
+        url = f"http://127.0.0.1:{port}/v1"
+        wait_until_answers(f"{url}/models", processes)
+        argv = ["--models", "tiny-a,tiny-b", "--rule", "shorter", "--api-base", url]
+        argv += ["--num-battles", "6", "--max-tokens", "12", "--parallel", "3"]
+        assert main([*argv, "--output-dir", "out"]) == 0
+    rows = ratings(Path("out"))
+    assert sum(float(row["num_battles"]) for row in rows.values()) == 12
+    assert all(np.isfinite(float(row["rating_q975"])) for row in rows.values())
