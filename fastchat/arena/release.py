@@ -5,6 +5,7 @@ labels, stripped of fields, redacted, and voters get names that nobody can turn 
 left out is counted under one reason. Reading and writing files is the command's.
 """
 
+import functools
 import random
 import re
 from collections import Counter
@@ -14,6 +15,7 @@ from typing import Any
 
 from fastchat.arena.redaction import MARK, Redactor
 from fastchat.arena.voter_key import hidden_name
+from fastchat.errors import UsageError
 
 CONVERSATIONS = ("conversation", "conversation_a", "conversation_b")
 KEYS = ("conversation_id", "question_id")
@@ -23,6 +25,7 @@ SHORT = 16
 """Characters below which a prompt is short."""
 _HIDDEN = ("<anonymized>", "<redacted>")
 _USER = "arena_user_"
+_CHINESE = re.compile("[\u3400-\u4dbf\u4e00-\u9fff]")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -147,6 +150,7 @@ def _checker(
 ) -> Callable[[Mapping[str, Any]], str]:
     """The question why a row must stay out; "" when it need not."""
     words = blocked_words(rules.block_words)
+    is_chinese = bool(_CHINESE.search("".join(rules.block_words)))
     frequent = frequent_prompts(rows, rules.drop_frequent)
 
     def reason(row: Mapping[str, Any]) -> str:
@@ -157,7 +161,7 @@ def _checker(
         asked = prompts(row)
         if any(mark in joined for mark in _HIDDEN):
             return "anonymized"
-        if words and words.search(joined):
+        if words and words.search(simplified(joined) if is_chinese else joined):
             return "blocked_word"
         if rules.drop_flagged and is_flagged(row.get("openai_moderation")):
             return "flagged"
@@ -179,10 +183,31 @@ def _content(message: Any) -> str | None:
     return content if isinstance(content, str) else None
 
 
+def simplified(text: str) -> str:
+    """The text with traditional Chinese characters as simplified ones; others stay.
+
+    Raises:
+        UsageError: the library that knows them is not installed.
+    """
+    return _to_simplified().convert(text) if _CHINESE.search(text) else text
+
+
+@functools.cache
+def _to_simplified() -> Any:
+    try:
+        import opencc
+    except ImportError:
+        raise UsageError("Chinese blocked words need: pip install 'fschat[arena]'.") from None
+    return opencc.OpenCC("t2s")
+
+
 def blocked_words(words: Sequence[str]) -> re.Pattern[str] | None:
-    """Looks for any of the words in a text of lower case: Latin ones whole, others anywhere."""
+    """Looks for any of the words in a text of lower case: Latin ones whole, others anywhere.
+
+    Chinese words are looked for as simplified ones, in a text that is `simplified`.
+    """
     parts = [
-        rf"(?<!\w){re.escape(word)}(?!\w)" if word.isascii() else re.escape(word)
+        rf"(?<!\w){re.escape(word)}(?!\w)" if word.isascii() else re.escape(simplified(word))
         for word in sorted({w.strip().lower() for w in words if w.strip()}, key=len, reverse=True)
     ]
     return re.compile("|".join(parts)) if parts else None

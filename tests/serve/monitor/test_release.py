@@ -100,6 +100,14 @@ drop_frequent = 1
     assert report["read"] == 12 and report["kept"] == 1
 
 
+@pytest.mark.parametrize(("word", "text"), [("雞蛋", "请问鸡蛋怎么煮"), ("鸡蛋", "請問雞蛋怎麼煮")])
+def test_chinese_words_are_blocked_in_both_scripts(tmp_path: Path, word: str, text: str) -> None:
+    config = f'block_words = ["{word}"]'
+    data, report = released(tmp_path, [battle(1, text), battle(2, "請問米飯怎麼煮")], config)
+    assert report["dropped"] == {"blocked_word": 1}
+    assert data[0]["conversation_a"][0]["content"] == "請問米飯怎麼煮"
+
+
 def test_samples_are_the_same_each_time_and_fields_can_go(tmp_path: Path) -> None:
     rows = [battle(i) for i in range(50)]
     first, report = released(tmp_path, rows, 'sample = 10\ndrop_fields = ["tstamp"]')
