@@ -52,6 +52,29 @@ def vote_times(events: Iterable[Event | Unread]) -> VoteTimes:
     return times
 
 
+def stored_vote_times(url: str) -> VoteTimes:
+    """What the store at `url` knows of its people's votes: each tells how long it took.
+
+    Raises:
+        UsageError: the URL is of no known kind, or its file is not there.
+        StoreError: the database cannot be used now.
+    """
+    import sqlalchemy as sa
+
+    from fastchat.arena.store_battles import opened_store
+    from fastchat.store.arena_tables import ORIGINS, votes
+
+    query = sa.select(votes.c.waited_s).where(votes.c.origin == ORIGINS[0]).order_by(votes.c.id)
+    with opened_store(url) as database:
+        waited = database.read(lambda c: c.execute(query).scalars().all())
+    times = VoteTimes(n_votes=len(waited))
+    known = [seconds for seconds in waited if seconds is not None]
+    times.seconds = [seconds for seconds in known if seconds >= 0]
+    times.n_unmatched = len(waited) - len(known)
+    times.n_negative = len(known) - len(times.seconds)
+    return times
+
+
 def _identity(state: LoggedState) -> int:
     """A number that two equal states have in common."""
     return hash((state.conv_id, repr(state.messages), state.offset))

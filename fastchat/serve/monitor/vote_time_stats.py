@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 from fastchat.errors import DataError
-from fastchat.settings import alias, run_command
+from fastchat.settings import Env, alias, run_command
 
 if TYPE_CHECKING:
     from fastchat.arena.vote_times import VoteTimes
@@ -18,6 +18,8 @@ class VoteTimeSettings:
 
     log_root: Annotated[Path, alias("--logdir")] = Path("~/fastchat_logs")
     """Folder of the logs, or of folders server0, server1, ... that hold them."""
+    database_url: Annotated[str | None, Env("FASTCHAT_DATABASE_URL")] = None
+    """Read the platform's store instead of logs: a SQLite file or a URL."""
     max_num_files: int | None = None
     """Read only the newest so many logs."""
     plot_file: Path | None = None
@@ -29,9 +31,13 @@ class VoteTimeSettings:
 def vote_time_stats(settings: VoteTimeSettings) -> None:
     """Prints mean, median, maximum and the histogram."""
     from fastchat.arena.events import log_files, read_events
-    from fastchat.arena.vote_times import vote_times
+    from fastchat.arena.vote_times import stored_vote_times, vote_times
 
-    times = vote_times(read_events(log_files(settings.log_root, newest=settings.max_num_files)))
+    if settings.database_url is not None:
+        times = stored_vote_times(settings.database_url)
+    else:
+        files = log_files(settings.log_root, newest=settings.max_num_files)
+        times = vote_times(read_events(files))
     if not times.seconds:
         raise DataError(
             f"none of {times.n_votes} votes can be joined to its chats; read logs that hold both."

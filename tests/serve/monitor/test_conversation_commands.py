@@ -1,6 +1,7 @@
 """Conversations out of logs and stores; what people ask over and over; how long they wait."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -195,6 +196,20 @@ def test_times_from_the_slower_answer_to_the_vote(
     assert "mean: 155.0 s, median: 155.0 s, maximum: 300.0 s" in said
     assert "     10-20 s 1" in said and "  over 200 s 1" in said
     assert plot.stat().st_size > 1000
+
+
+def test_a_store_knows_how_long_its_votes_took(
+    database_url: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    given = [replace(stored_vote(str(i), "leftvote"), waited_s=w) for i, w in enumerate((5, 7))]
+    given.append(stored_vote("3", "tievote"))
+    given.append(replace(stored_vote("4", "tievote", origin="judge"), waited_s=900.0))
+    database = Database(database_url)
+    ArenaStore(database).record(given)
+    database.close()
+    assert vote_time_stats.main(["--database-url", database_url]) == 0
+    said = capsys.readouterr().out
+    assert "votes: 3, joined: 2, without their chats: 1" in said and "mean: 6.0 s" in said
 
 
 def test_times_without_chats_are_told(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
