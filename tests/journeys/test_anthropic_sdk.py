@@ -1,5 +1,6 @@
 """The official anthropic package against a whole platform, as its documents show."""
 
+from collections.abc import Iterator
 from typing import Any
 
 import anthropic
@@ -30,10 +31,11 @@ class Verdict(BaseModel):
 
 
 @pytest.fixture
-def client(platform: Platform) -> anthropic.Anthropic:
-    return anthropic.Anthropic(
+def client(platform: Platform) -> Iterator[anthropic.Anthropic]:
+    with anthropic.Anthropic(
         base_url=platform.gateway_url, api_key="none", max_retries=0, timeout=60
-    )
+    ) as client:
+        yield client
 
 
 def test_a_message_says_who_it_is_and_counts_its_tokens(client: anthropic.Anthropic) -> None:

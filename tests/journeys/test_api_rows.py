@@ -20,10 +20,11 @@ WHO: list[Any] = [{"role": "user", "content": "Who are you?"}]
 
 
 @pytest.fixture
-def client(platform: Platform) -> openai.OpenAI:
-    return openai.OpenAI(
+def client(platform: Platform) -> Iterator[openai.OpenAI]:
+    with openai.OpenAI(
         base_url=f"{platform.gateway_url}/v1", api_key="none", max_retries=0, timeout=60
-    )
+    ) as client:
+        yield client
 
 
 @pytest.fixture

@@ -1,8 +1,9 @@
-"""The clients people have, unmodified, against a whole platform: openai, LangChain, node."""
+"""The clients people have, unmodified, against a whole platform: openai and node."""
 
 import json
 import shutil
 import subprocess
+from collections.abc import Iterator
 from pathlib import Path
 
 import openai
@@ -15,10 +16,11 @@ QUESTION = [{"role": "user", "content": "Who are you?"}]
 
 
 @pytest.fixture
-def client(platform: Platform) -> openai.OpenAI:
-    return openai.OpenAI(
+def client(platform: Platform) -> Iterator[openai.OpenAI]:
+    with openai.OpenAI(
         base_url=f"{platform.gateway_url}/v1", api_key="none", max_retries=0, timeout=60
-    )
+    ) as client:
+        yield client
 
 
 def test_the_model_is_listed(client: openai.OpenAI) -> None:
@@ -114,16 +116,6 @@ def test_errors_are_the_clients_own_classes(
         client.chat.completions.create(**{"model": "vicuna-tiny", "messages": QUESTION, **options})
     assert caught.value.body["message"]
     assert "/" + "usr" not in str(caught.value) and "Traceback" not in str(caught.value)
-
-
-def test_langchain_streams_a_chat(platform: Platform) -> None:
-    from langchain_openai import ChatOpenAI
-
-    chat = ChatOpenAI(
-        base_url=f"{platform.gateway_url}/v1", api_key="none", model="vicuna-tiny", temperature=0
-    )
-    text = "".join(str(piece.content) for piece in chat.stream("Who are you?"))
-    assert "vicuna" in text.lower()
 
 
 def test_the_node_package_streams_a_chat(platform: Platform, root: Path) -> None:

@@ -7,6 +7,7 @@ it to, so these tests say that the protocol works, not that the model is clever.
 import io
 import json
 import time
+from collections.abc import Iterator
 from typing import Any, Literal
 
 import openai
@@ -37,10 +38,11 @@ ASK: list[Any] = [{"role": "user", "content": "What is the weather in Rome?"}]
 
 
 @pytest.fixture
-def client(platform: Platform) -> openai.OpenAI:
-    return openai.OpenAI(
+def client(platform: Platform) -> Iterator[openai.OpenAI]:
+    with openai.OpenAI(
         base_url=f"{platform.gateway_url}/v1", api_key="none", max_retries=0, timeout=60
-    )
+    ) as client:
+        yield client
 
 
 def test_a_tool_is_called_answered_and_spoken_of(client: openai.OpenAI) -> None:
