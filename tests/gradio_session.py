@@ -17,11 +17,15 @@ class Session:
         self.session = session or secrets.token_hex(6)
         self.received: list[str] = []
         """Every byte that came, as text."""
-        if cookie:
-            self.received.append(self.http.get("/").text)
-        config = self.http.get("/config")
-        self.received.append(config.text)
-        self.all = config.json()["dependencies"]
+        try:
+            if cookie:
+                self.received.append(self.http.get("/").text)
+            config = self.http.get("/config")
+            self.received.append(config.text)
+            self.all = config.json()["dependencies"]
+        except BaseException:  # a server that dies meanwhile leaves no connection behind
+            self.close()
+            raise
         self.functions = {function["api_name"]: function for function in self.all}
 
     def close(self) -> None:

@@ -3,6 +3,7 @@
 FASTCHAT_KILL_ROUNDS says how often; 200 take some minutes.
 """
 
+import contextlib
 import json
 import os
 import random
@@ -83,13 +84,13 @@ def battle_and_vote(page: str, name: str, acknowledged: list[str]) -> None:
     """Votes on one battle after the other until the server dies."""
     rng = random.Random(name)
     try:
-        session = Session(page, session=name)
-        for number in range(1000):
-            question = f"{name}-{number}"
-            session.call("anonymous_clear", None)
-            session.battle(question)
-            if THANKS in session.vote(rng.choice(CHOICES)):
-                acknowledged.append(question)
+        with contextlib.closing(Session(page, session=name)) as session:
+            for number in range(1000):
+                question = f"{name}-{number}"
+                session.call("anonymous_clear", None)
+                session.battle(question)
+                if THANKS in session.vote(rng.choice(CHOICES)):
+                    acknowledged.append(question)
     except (httpx.HTTPError, AssertionError, ValueError):
         return  # killed in the middle of whatever it was
 
