@@ -180,6 +180,7 @@ async def simulate(
     width: of a 95 % interval, in rating points, at which it ends; None fights all battles.
     """
     done = Simulated()
+    failed_in_a_row = 0
     while True:
         if width is not None and (widest := _widest(tally, watched)) <= width:
             done.ended = f"the widest interval is {widest:.0f} points"
@@ -195,10 +196,12 @@ async def simulate(
                 ballot.keep(vote_of(fought, judge=judge))
                 tally.add(planned.first, planned.second, fought.outcome)
                 done.n_votes += 1
+                failed_in_a_row = 0
             else:
                 done.failures.append(fought)
-        if len(done.failures) >= max(8, 2 * parallel) and not done.n_votes:
-            done.ended = "nothing but failures"
+                failed_in_a_row += 1
+        if failed_in_a_row >= max(8, 2 * parallel):
+            done.ended = f"stopped after {failed_in_a_row} failures without a vote"
             break
         progress(tally)
     return done

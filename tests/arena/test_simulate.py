@@ -141,8 +141,23 @@ def test_what_fails_is_told_and_gives_no_vote(
     flags = ["--judge-model", "judge", "--num-battles", "40"]
     assert simulated(fake, questions, tmp_path, *flags) == 1
     captured = capsys.readouterr()
-    assert "votes of judge: 0 now" in captured.out and "nothing but failures" in captured.out
+    assert "votes of judge: 0 now" in captured.out and "stopped after 16 failures" in captured.out
     assert "16 battles: the judge's verdict cannot be read" in captured.err
+
+
+def test_an_endpoint_that_dies_ends_the_run_and_votes_stay(
+    fake: FakeJudge, questions: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def dies(body: dict[str, Any]) -> Any:
+        return (503, {}) if len(fake.bodies) > 30 else answers_and_judges(body)
+
+    fake.rule = dies
+    flags = ["--rule", "longer", "--num-battles", "180"]
+    assert simulated(fake, questions, tmp_path, *flags) == 0
+    captured = capsys.readouterr()
+    assert "failures without a vote" in captured.out and "HTTP 503" in captured.err
+    n = sum(len(p.read_text().splitlines()) for p in (tmp_path / "log").glob("*-conv.json"))
+    assert f"votes of rule-longer: {n} now" in captured.out and 8 <= n <= 16
 
 
 @pytest.mark.parametrize(
