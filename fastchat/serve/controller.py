@@ -91,7 +91,11 @@ class Controller:
         self.router = Router(
             method=settings.dispatch_method, expiry_s=settings.heart_beat_expiration
         )
-        self.registry = Registry(self.router, AddressRules(allowed=settings.allowed_worker_hosts))
+        self.registry = Registry(
+            self.router,
+            AddressRules(allowed=settings.allowed_worker_hosts),
+            worker_token=settings.worker_token,
+        )
         self.origins = Origins()
 
     def routes(self) -> list[Route]:
@@ -187,6 +191,7 @@ class Controller:
             model=model,
             body=raw,
             quiet_s=self.settings.worker_api_timeout,
+            token=self.settings.worker_token,
         )
         return EventStream(chunks, media_type="application/octet-stream", keepalive=None)
 

@@ -327,3 +327,9 @@ def _networks(
         except ValueError:
             continue  # a host name
     return networks
+
+
+def token_for(endpoint: Endpoint, worker_token: str | None) -> str | None:
+    """The worker token, for a worker that keeps beating; None for servers of other kinds, which
+    could register workers of their own with it."""
+    return worker_token if endpoint.check == "heartbeat" else None

@@ -198,7 +198,7 @@ class Forwarder:
             return await self._attempt_remote(
                 exchange, remote, path=path, body=body, send=send, may_retry=may_retry
             )
-        origin = self.roster.origins.of(endpoint.name)
+        origin = self.roster.origin(endpoint)
         connection = await origin.send("POST", path, body, attach=exchange.attach)
         try:
             kind = connection.header(b"content-type") or b""

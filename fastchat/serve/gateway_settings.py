@@ -56,6 +56,8 @@ class GatewaySettings(ServerSettings):
     """CORS: methods, as a JSON list."""
     allowed_headers: JsonList = ("*",)
     """CORS: headers, as a JSON list."""
+    worker_token: Annotated[str | None, Env("FASTCHAT_WORKER_TOKEN")] = None
+    """Secret that is sent to the controller's workers; better in the environment."""
     worker_api_timeout: Annotated[float, Env("FASTCHAT_WORKER_API_TIMEOUT")] = 100.0
     """Seconds without a byte after which an endpoint is given up."""
     embedding_batch_size: Annotated[int | None, Env("FASTCHAT_WORKER_API_EMBEDDING_BATCH_SIZE")] = (

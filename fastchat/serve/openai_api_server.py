@@ -71,7 +71,7 @@ class Gateway:
         controller_url = None if settings.endpoint else settings.controller_address
         remotes = _remotes(settings.register_api_endpoint_file)
         urls = [url.rstrip("/") for url in settings.endpoint]
-        self.roster = Roster(controller_url, urls, remotes)
+        self.roster = Roster(controller_url, urls, remotes, worker_token=settings.worker_token)
         self.forwarder = Forwarder(self.roster, timeout_s=settings.worker_api_timeout)
         self.metrics = GatewayMetrics(self.forwarder, self.roster.router)
         self.access = Access(settings.api_keys, self._stored_keys(settings.database_url))

@@ -39,7 +39,9 @@ async def is_alive(name: str, *, timeout_s: float = 2.0) -> bool:
     return False
 
 
-async def ask_status(body: Mapping[str, Any], *, timeout_s: float = 5.0) -> Report:
+async def ask_status(
+    body: Mapping[str, Any], *, bearer: str | None = None, timeout_s: float = 5.0
+) -> Report:
     """The report of the endpoint that a registration `body` without a status names.
 
     The published `/worker_get_status` is asked first, then the `/v1/models` of any OpenAI
@@ -51,12 +53,12 @@ async def ask_status(body: Mapping[str, Any], *, timeout_s: float = 5.0) -> Repo
     """
     name, check = str(body["worker_name"]), bool(body.get("check_heart_beat"))
     status, reply = await fetch_json(
-        name, "POST", "/worker_get_status", body={}, timeout_s=timeout_s
+        name, "POST", "/worker_get_status", body={}, bearer=bearer, timeout_s=timeout_s
     )
     if status == 200 and isinstance(reply, Mapping) and "model_names" in reply:
         endpoint = read_endpoint(body, reply)
         return Report(endpoint=endpoint, queue_length=read_queue_length(reply))
-    status, reply = await fetch_json(name, "GET", "/v1/models", timeout_s=timeout_s)
+    status, reply = await fetch_json(name, "GET", "/v1/models", bearer=bearer, timeout_s=timeout_s)
     given = body.get("model_names")
     cards = _cards(reply) if status == 200 else []
     names = given if given is not None else [card["id"] for card in cards]
@@ -70,7 +72,9 @@ async def ask_status(body: Mapping[str, Any], *, timeout_s: float = 5.0) -> Repo
     return Report(endpoint=replace(endpoint, has_given_names=given is not None))
 
 
-async def refresh(endpoint: Endpoint, *, timeout_s: float = 5.0) -> Report:
+async def refresh(
+    endpoint: Endpoint, *, bearer: str | None = None, timeout_s: float = 5.0
+) -> Report:
     """The present report of a known endpoint; what it does not say stays as it was.
 
     Raises:
@@ -87,7 +91,7 @@ async def refresh(endpoint: Endpoint, *, timeout_s: float = 5.0) -> Report:
         },
     }
     try:
-        report = await ask_status(body, timeout_s=timeout_s)
+        report = await ask_status(body, bearer=bearer, timeout_s=timeout_s)
     except UnprocessableError:
         raise UnavailableError("The endpoint's status cannot be read.") from None
     except UsageError:  # it answers, but lists nothing: its names were given by hand

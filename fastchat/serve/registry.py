@@ -29,6 +29,7 @@ from fastchat.serve.endpoints import (
     read_endpoint,
     read_name,
     read_queue_length,
+    token_for,
 )
 from fastchat.serve.router import Router
 from fastchat.serve.watch import Feed
@@ -45,9 +46,16 @@ MAX_POLLS = 1000
 
 
 class Registry:
-    """A router's table, kept true."""
+    """A router's table, kept true.
 
-    def __init__(self, router: Router, rules: AddressRules) -> None:
+    Args:
+        worker_token: of the cluster, sent to workers that keep beating.
+    """
+
+    def __init__(
+        self, router: Router, rules: AddressRules, *, worker_token: str | None = None
+    ) -> None:
+        self._worker_token = worker_token
         self.router = router
         self.rules = rules
         self.id = uuid.uuid4().hex
@@ -120,7 +128,8 @@ class Registry:
     async def _ask(self, body: Mapping[str, Any]) -> probe.Report:
         try:
             async with self._polls, asyncio.timeout(POLL_TIMEOUT_S):
-                return await probe.ask_status(body, timeout_s=POLL_TIMEOUT_S)
+                token = self._worker_token if body.get("check_heart_beat") else None
+                return await probe.ask_status(body, bearer=token, timeout_s=POLL_TIMEOUT_S)
         except (UnavailableError, TimeoutError):
             raise UsageError(
                 f"{body['worker_name']} does not answer; start it first, or correct the address."
@@ -157,9 +166,10 @@ class Registry:
         """The reports of those that answer within five seconds, by name."""
 
         async def ask(endpoint: Endpoint) -> probe.Report | None:
+            token = token_for(endpoint, self._worker_token)
             with contextlib.suppress(FastChatError):
                 async with self._polls:
-                    return await probe.refresh(endpoint, timeout_s=POLL_TIMEOUT_S)
+                    return await probe.refresh(endpoint, bearer=token, timeout_s=POLL_TIMEOUT_S)
             return None
 
         if not endpoints:

@@ -12,10 +12,10 @@ from collections.abc import Collection, Sequence
 
 from fastchat.errors import FastChatError
 from fastchat.serve import probe
-from fastchat.serve.endpoints import Endpoint
+from fastchat.serve.endpoints import Endpoint, token_for
 from fastchat.serve.providers.remote import Remote
 from fastchat.serve.router import Change, Listing, Router, Snapshot
-from fastchat.serve.upstream import Origins
+from fastchat.serve.upstream import Origin, Origins
 from fastchat.serve.watch import Follower
 
 log = logging.getLogger(__name__)
@@ -33,6 +33,7 @@ class Roster:
         controller_url: whose table to follow; None follows nobody.
         endpoint_urls: endpoints that are asked for their models directly.
         remotes: models that providers serve.
+        worker_token: sent to the controller's workers, and to nobody else.
     """
 
     def __init__(
@@ -40,9 +41,12 @@ class Roster:
         controller_url: str | None,
         endpoint_urls: Sequence[str] = (),
         remotes: Sequence[Remote] = (),
+        *,
+        worker_token: str | None = None,
     ) -> None:
         self.router = Router(expiry_s=float("inf"))  # the controller drops the silent ones
         self.origins = Origins()
+        self._worker_token = worker_token
         self.has_table = False
         """A table was received at least once."""
         self._follower: Follower | None = None
@@ -84,6 +88,10 @@ class Roster:
     def pick(self, model: str, *, avoid: Collection[str] = ()) -> Endpoint | None:
         """The endpoint for the next request to `model`; None when nobody is left."""
         return self.router.pick(model, now=time.monotonic(), avoid=avoid)
+
+    def origin(self, endpoint: Endpoint) -> Origin:
+        """The connections to an endpoint; a worker of ours is sent the cluster's token."""
+        return self.origins.of(endpoint.name, bearer=token_for(endpoint, self._worker_token))
 
     # ---- what the controller says
 

@@ -6,6 +6,7 @@ gateway of its own, on this machine, behind a key that nobody else has.
 
 import asyncio
 import contextlib
+import os
 import secrets
 import threading
 from collections.abc import Generator
@@ -56,6 +57,7 @@ def side_gateway(
             controller_address=controller_url,
             register_api_endpoint_file=file,
             api_keys=(key,),
+            worker_token=os.environ.get("FASTCHAT_WORKER_TOKEN"),  # as a gateway of its own would
             worker_api_timeout=timeout_s,
         )
     )

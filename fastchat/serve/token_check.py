@@ -73,7 +73,7 @@ async def _count(
     question = orjson.dumps({"model": model, "prompt": prompt})
     try:
         async with asyncio.timeout(timeout_s):
-            connection = await roster.origins.of(endpoint.name).send("POST", "/tokenize", question)
+            connection = await roster.origin(endpoint).send("POST", "/tokenize", question)
             try:
                 reply = await connection.read_all(REPLY_LIMIT_BYTES)
             finally:

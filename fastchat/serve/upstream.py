@@ -42,7 +42,7 @@ class Origin:
     ) -> None:
         if bearer is not None and not (bearer.isascii() and bearer.isprintable()):
             raise UsageError("The token holds characters that cannot be sent.")
-        self._bearer = bearer
+        self.bearer = bearer
         self._headers = tuple(headers)
         self.address: Address = parse_address(url)
         self.connect_timeout_s = connect_timeout_s
@@ -160,7 +160,7 @@ class Origin:
                 "User-Agent: fastchat",
                 "Accept: */*",
                 "Content-Type: application/json",
-                *([f"Authorization: Bearer {self._bearer}"] if self._bearer else []),
+                *([f"Authorization: Bearer {self.bearer}"] if self.bearer else []),
                 *(f"{name}: {value}" for name, value in self._headers),
                 "Content-Length: ",
             )
@@ -175,11 +175,13 @@ class Origins:
         self.connect_timeout_s = connect_timeout_s
         self._origins: dict[str, Origin] = {}
 
-    def of(self, url: str) -> Origin:
-        """The origin of this base URL."""
+    def of(self, url: str, *, bearer: str | None = None) -> Origin:
+        """The origin of this base URL, which is sent `bearer`."""
         origin = self._origins.get(url)
-        if origin is None:
-            origin = Origin(url, connect_timeout_s=self.connect_timeout_s)
+        if origin is None or origin.bearer != bearer:
+            if origin is not None:
+                origin.close()
+            origin = Origin(url, connect_timeout_s=self.connect_timeout_s, bearer=bearer)
             self._origins[url] = origin
         return origin
 

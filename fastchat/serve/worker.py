@@ -15,6 +15,7 @@ import numpy as np
 import orjson
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
+from starlette.middleware import Middleware
 from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
@@ -48,6 +49,7 @@ from fastchat.serve.fetch import PictureFetcher
 from fastchat.serve.generation import check_size
 from fastchat.serve.rank_routes import RankRoutes
 from fastchat.serve.text_routes import TextRoutes
+from fastchat.serve.token_gate import TokenGate
 from fastchat.serve.worker_metrics import WorkerMetrics
 from fastchat.serve.worker_settings import WorkerSettings
 
@@ -120,6 +122,9 @@ class Worker:
                 *(Route(path, answering(h), methods=["GET"]) for path, h in gets.items()),
             ],
             exception_handlers={HTTPException: _not_routed},
+            middleware=[Middleware(TokenGate, token=token)]
+            if (token := settings.worker_token) is not None
+            else [],
         )
         self.app.router.redirect_slashes = False
 

@@ -36,7 +36,8 @@ class WorkerSettings(ServerSettings):
     heart_beat_interval_s: Annotated[float, Env("FASTCHAT_WORKER_HEART_BEAT_INTERVAL")] = 4.0
     """Seconds between heart-beats; a controller that was restarted is noticed as quickly."""
     worker_token: Annotated[str | None, Env("FASTCHAT_WORKER_TOKEN")] = None
-    """Secret that the controller asks of its workers; better in the environment."""
+    """Secret of the cluster: the controller asks it of its workers, this worker of the controller
+    and the API server; better in the environment."""
 
     def __post_init__(self) -> None:
         for flag, value, least in (

@@ -9,17 +9,19 @@ import orjson
 from fastchat.errors import ErrorCode, FastChatError
 from fastchat.protocol.errors import SERVER_ERROR_MSG
 from fastchat.serve.connection import Connection
+from fastchat.serve.endpoints import token_for
 from fastchat.serve.router import Router
 from fastchat.serve.upstream import Origins
 
 
 async def worker_chunks(
-    router: Router, origins: Origins, *, model: str, body: bytes, quiet_s: float
+    router: Router, origins: Origins, *, model: str, body: bytes, quiet_s: float, token: str | None
 ) -> AsyncIterator[bytes]:
     """The bytes of the chosen worker's reply; a failure is one chunk of the published format.
 
     Args:
         quiet_s: seconds without a byte after which the worker is given up.
+        token: of the cluster, for its workers.
     """
     endpoint = router.pick(model, now=time.monotonic())
     if endpoint is None:
@@ -29,7 +31,7 @@ async def worker_chunks(
     connection: Connection | None = None
     try:
         async with asyncio.timeout(quiet_s):
-            origin = origins.of(endpoint.name)
+            origin = origins.of(endpoint.name, bearer=token_for(endpoint, token))
             connection = await origin.send("POST", "/worker_generate_stream", body)
         if connection.status != 200:
             reason = f"the worker answered {connection.status}"
