@@ -57,6 +57,12 @@ class LabelRun:
     with_pictures: bool = False
     """Only rows with a picture, where otherwise those without."""
 
+    def __post_init__(self) -> None:
+        if self.output.suffix != ".jsonl":
+            raise DataError(
+                f"the output {self.output} must end in .jsonl; rows are appended to it."
+            )
+
 
 def rows_to_label(
     run: LabelRun, labelling: Labelling, refused: Counter[str]
@@ -66,8 +72,6 @@ def rows_to_label(
     Raises:
         DataError: a file cannot be used.
     """
-    if run.output.suffix != ".jsonl":
-        raise DataError(f"output_file {run.output} must end in .jsonl; rows are appended to it.")
     done = {row_id(row): row for row in _held(run.output, refused)}
     known = {row_id(row): row for row in _held(run.cache, refused)} | done
     waiting: list[dict[str, Any]] = []
