@@ -19,7 +19,7 @@ from __future__ import annotations
 import inspect
 import itertools
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from types import MethodType
 from typing import Any
 
@@ -29,6 +29,7 @@ from torch.nn.functional import scaled_dot_product_attention
 
 from fastchat.engine.adapters import AdapterBank
 from fastchat.engine.kv_cache import KVCache, LayerShape
+from fastchat.engine.last_rows import LastRows
 from fastchat.engine.plan import Plan, Segment
 from fastchat.errors import ModelError
 
@@ -72,11 +73,14 @@ class PackedModel:
         self._n_axes = 3 if "mrope_section" in rope else 1
         _fix_frequencies(model, longest, device=device)
         self._plan: Plan | None = None
+        self._last: LastRows | None = None
         self.has_vision = False
         """Whether it may be given pictures' embeddings; `check.check_pictures` finds out."""
         self.adapters: AdapterBank | None = None
         """Where there are any, they compute their rows."""
         self.cache = KVCache(self._probe(), budget=budget, longest=longest)
+        if device.type == "cpu":
+            self._last = LastRows(model)
         self._install(self._attend)
 
     def close(self) -> None:
@@ -84,6 +88,8 @@ class PackedModel:
         from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
         self._use(self._plain)
+        if self._last is not None:
+            self._last.close()
         ALL_ATTENTION_FUNCTIONS._global_mapping.pop(self._name, None)
 
     @contextmanager
@@ -115,7 +121,9 @@ class PackedModel:
         )
         if self.adapters is not None:
             self.adapters.begin(plan.owners, plan.wanted)
-        with torch.inference_mode():
+        has_adapted = self.adapters is not None and self.adapters.tokens is not None
+        last = None if has_adapted else self._last
+        with torch.inference_mode(), nullcontext() if last is None else last.only(plan.wanted):
             logits = self._model(
                 **self._inputs(plan),
                 position_ids=plan.positions,
