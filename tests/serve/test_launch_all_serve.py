@@ -203,6 +203,7 @@ def test_the_curl_line_is_valid_and_asks_a_model_that_is_there() -> None:
     assert "http://127.0.0.1:7860" in text
 
 
+@pytest.mark.slow
 def test_a_platform_answers_heals_and_ends_with_one_ctrl_c(launched: "Launched") -> None:
     lines = launched.said("Ctrl-C")
     assert f"API    {launched.urls['server']}/v1" in lines
@@ -240,6 +241,7 @@ def test_a_platform_answers_heals_and_ends_with_one_ctrl_c(launched: "Launched")
     assert names[2].startswith("worker_echo__localhost_")
 
 
+@pytest.mark.slow
 def test_a_model_that_cannot_be_loaded_ends_the_start_with_the_workers_own_words(
     tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
