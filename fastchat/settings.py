@@ -174,8 +174,12 @@ def _spelled_out(hint: Any) -> Any:
         return Union[get_args(hint)]  # noqa: UP007
     if get_origin(hint) is Annotated:
         kind, *notes = get_args(hint)
-        return Annotated[_spelled_out(kind), *notes]
+        return Annotated[_spelled_out(kind), *notes, _SPELLED_OUT]
     return hint
+
+
+_SPELLED_OUT = object()
+"""Before Python 3.11.5 `Annotated` would give back the equal type that it made with `|`."""
 
 
 def _from_environment(cls: type) -> dict[str, Any]:

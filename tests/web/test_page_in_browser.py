@@ -92,7 +92,7 @@ def test_a_person_chats(reader: Reader, fake: Any) -> None:
     reader.say("hello there")
     reader.wait_for_answer("parrot heard: hello there")
     reader.wait_until_done()
-    assert reader.tab.input_value(BOX) == ""
+    reader.expect(reader.tab.locator(BOX)).to_have_value("")
 
     reader.say("   ")  # nothing to send: what was said stays on the page
     reader.say("say it again !rich")
