@@ -15,7 +15,7 @@ from typing import Annotated, TypeVar
 
 import sqlalchemy as sa
 from sqlalchemy import event
-from sqlalchemy.exc import DBAPIError, IntegrityError, SQLAlchemyError
+from sqlalchemy.exc import DataError, DBAPIError, IntegrityError, SQLAlchemyError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
 
 from fastchat.errors import StoreError, UsageError
@@ -89,6 +89,7 @@ class Database:
 
         Raises:
             StoreError: the database is locked, full or gone; nothing was written.
+            UsageError: it cannot hold a value, such as a text with NUL.
             IntegrityError: a constraint refused it; nothing was written.
         """
         with (
@@ -188,6 +189,8 @@ def _told() -> Generator[None]:
         yield
     except IntegrityError:
         raise
+    except DataError as error:  # PostgreSQL takes no NUL in a text, SQLite does
+        raise UsageError("A text of the request cannot be stored or looked for.") from error
     except (DBAPIError, PoolTimeout, OSError) as error:
         raise StoreError(
             "The store cannot be used at this moment (locked, full or gone); nothing was saved. "

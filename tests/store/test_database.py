@@ -58,6 +58,15 @@ def test_a_refused_constraint_is_the_callers_to_explain(opened: Database) -> Non
     assert held(opened) == ["a"]
 
 
+def test_a_text_that_cannot_be_stored_is_the_clients_fault(opened: Database) -> None:
+    statement = sa.select(words.c.word).where(words.c.word == "a\0b")
+    if opened.is_sqlite:
+        assert opened.read(lambda c: c.execute(statement).all()) == []
+        return
+    with pytest.raises(UsageError, match="cannot be stored"):
+        opened.read(lambda c: c.execute(statement).all())
+
+
 def test_threads_lose_nothing(opened: Database) -> None:
     def add(thread: int) -> None:
         for i in range(20):
