@@ -22,20 +22,13 @@ from fastchat.web.battle_view import (
     names_html,
     phase_of,
 )
-from fastchat.web.chat import (
-    LATEX_DELIMITERS,
-    MAX_TOKENS,
-    MIN_TOKENS,
-    TOKENS_STEP,
-    notice_html,
-    sampling_of,
-    tokens_update,
-)
+from fastchat.web.chat import LATEX_DELIMITERS, notice_html
 from fastchat.web.duel import Duels, Question
 from fastchat.web.duel_records import OUTCOMES, THUMBS, Duel
 from fastchat.web.examples import Examples
 from fastchat.web.models import Listing
 from fastchat.web.pieces import Sampling
+from fastchat.web.sliders import build_sliders, sampling_of, tokens_update
 from fastchat.web.texts import Texts
 from fastchat.web.uploads import taken_uploads
 from fastchat.web.visitors import Visitors
@@ -122,7 +115,9 @@ class Battle:
             names = None
             if self.kind == "anonymous":
                 names = gr.HTML(names_html(Names(), words), elem_classes="duel-names")
-            sliders = self._build_sliders()
+            hidden = self.kind == "anonymous"  # as published
+            first = ANONYMOUS_SAMPLING if hidden else Sampling()
+            sliders = build_sliders(self.texts, first, visible=not hidden)
         with gr.Row(elem_classes=["panes", f"panes-{self.sides}"]):
             chatbots = tuple(self._build_chatbot(i) for i in range(self.sides))
         with gr.Column(elem_classes=["composer", "duel-composer"]):
@@ -184,26 +179,6 @@ class Battle:
             )
             for label in labels
         )
-
-    def _build_sliders(self) -> list[gr.Slider]:
-        """Temperature, Top P and the longest answer; a battle hides them, as published."""
-        words = self.texts.chat
-        hidden = self.kind == "anonymous"
-        first = ANONYMOUS_SAMPLING if hidden else Sampling()
-        specs = [
-            (0.0, 1.0, first.temperature, 0.1, words.temperature, words.temperature_info),
-            (0.0, 1.0, first.top_p, 0.1, words.top_p, words.top_p_info),
-            (MIN_TOKENS, MAX_TOKENS, first.max_tokens, TOKENS_STEP, words.max_tokens,
-             words.max_tokens_info),
-        ]  # fmt: skip
-        with gr.Accordion(
-            self.texts.page.parameters, open=False, elem_classes="parameters", visible=not hidden
-        ):
-            return [
-                gr.Slider(low, high, value=value, step=step, label=label, info=info,
-                          interactive=True)
-                for low, high, value, step, label, info in specs
-            ]  # fmt: skip
 
     def _build_chatbot(self, i: int) -> gr.Chatbot:
         words = self.texts.arena

@@ -12,6 +12,7 @@ from fastchat.web.markdown import shown
 from fastchat.web.models import Listing, Model
 from fastchat.web.pane import Pane, Panes
 from fastchat.web.pieces import Sampling
+from fastchat.web.sliders import build_sliders, sampling_of, tokens_update
 from fastchat.web.texts import PageTexts, Texts, load_texts
 
 LATEX_DELIMITERS: list[dict[str, str | bool]] = [
@@ -20,9 +21,6 @@ LATEX_DELIMITERS: list[dict[str, str | bool]] = [
     {"left": "\\(", "right": "\\)", "display": False},
     {"left": "\\[", "right": "\\]", "display": True},
 ]
-MIN_TOKENS = 16
-MAX_TOKENS = 2048
-TOKENS_STEP = 64
 WELCOME = Listing(models=(Model(name=""),))
 """What a page begins with: somebody is there."""
 REFRESH_S = 5.0
@@ -85,7 +83,6 @@ class Chat:
     def _build(self) -> Controls:
         """The controls, from top to bottom."""
         words = self.texts.chat
-        defaults = Sampling()
         with gr.Row(elem_classes="bar"):
             gr.HTML(f"<h1>{html.escape(self.texts.page.title)}</h1>", elem_classes="brand")
             model = gr.Dropdown(
@@ -97,34 +94,7 @@ class Chat:
                 interactive=True,
                 elem_classes="picker",
             )
-            with gr.Accordion(self.texts.page.parameters, open=False, elem_classes="parameters"):
-                temperature = gr.Slider(
-                    0.0,
-                    1.0,
-                    value=defaults.temperature,
-                    step=0.1,
-                    label=words.temperature,
-                    info=words.temperature_info,
-                    interactive=True,
-                )
-                top_p = gr.Slider(
-                    0.0,
-                    1.0,
-                    value=defaults.top_p,
-                    step=0.1,
-                    label=words.top_p,
-                    info=words.top_p_info,
-                    interactive=True,
-                )
-                max_tokens = gr.Slider(
-                    MIN_TOKENS,
-                    MAX_TOKENS,
-                    value=defaults.max_tokens,
-                    step=TOKENS_STEP,
-                    label=words.max_tokens,
-                    info=words.max_tokens_info,
-                    interactive=True,
-                )
+            temperature, top_p, max_tokens = build_sliders(self.texts, Sampling())
             gr.HTML(theme_button(self.texts.page.theme_label), elem_classes="theme")
         chatbot = gr.Chatbot(
             label=words.conversation,
@@ -394,23 +364,6 @@ def split_thought(text: str) -> tuple[str, str]:
         return "", text
     thought, _, answer = text.lstrip().removeprefix("<think>").partition("</think>")
     return thought.strip(), answer.lstrip()
-
-
-def sampling_of(temperature: float, top_p: float, max_tokens: float) -> Sampling:
-    """The sliders' values, kept within the sliders' ends."""
-    return Sampling(
-        temperature=min(max(float(temperature), 0.0), 1.0),
-        top_p=min(max(float(top_p), 0.0), 1.0),
-        max_tokens=min(max(int(max_tokens), MIN_TOKENS), MAX_TOKENS),
-    )
-
-
-def tokens_update(model: Model | None, wanted: float) -> dict[str, Any]:
-    """The token limit for `model`: an answer cannot be longer than its context."""
-    most = MAX_TOKENS
-    if model is not None and model.context_length is not None:
-        most = max(MIN_TOKENS, min(MAX_TOKENS, model.context_length))
-    return gr.update(maximum=most, value=min(int(wanted), most))
 
 
 def notice_html(text: str) -> str:
