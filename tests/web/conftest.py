@@ -78,14 +78,14 @@ class FakeOpenAI:
         asyncio.run_coroutine_threadsafe(self._start(), self._loop).result(10)
 
     def stop(self) -> None:
-        asyncio.run_coroutine_threadsafe(self._runner.cleanup(), self._loop).result(10)
+        asyncio.run_coroutine_threadsafe(self._stop(), self._loop).result(10)
         self._loop.call_soon_threadsafe(self._loop.stop)
         self._thread.join(10)
         self._loop.close()
 
     def wait_until(self, happened: Callable[[], bool]) -> None:
         """Returns when `happened`; fails when it does not for a long time."""
-        for _ in range(400):
+        for _ in range(1200):
             if happened():
                 return
             time.sleep(0.05)
@@ -100,10 +100,18 @@ class FakeOpenAI:
         app.router.add_post("/get_worker_address", self._worker_address)
         self._runner = web.AppRunner(app, shutdown_timeout=0.1, handler_cancellation=True)
         await self._runner.setup()
-        site = web.TCPSite(self._runner, "127.0.0.1", 0)
-        await site.start()
+        self._site = web.TCPSite(self._runner, "127.0.0.1", 0)
+        await self._site.start()
         port = self._runner.addresses[0][1]
         self.url = f"http://127.0.0.1:{port}/v1"
+
+    async def _stop(self) -> None:
+        """Closes every connection, also those that are just being accepted."""
+        await self._site.stop()
+        others = asyncio.all_tasks() - {asyncio.current_task()}
+        accepting = [t for t in others if "_accept_connection" in t.get_coro().__qualname__]
+        await asyncio.gather(*accepting, return_exceptions=True)
+        await self._runner.cleanup()
 
     async def _models(self, request: web.Request) -> web.Response:
         self.headers.append(dict(request.headers))
@@ -221,8 +229,11 @@ def fake() -> Iterator[FakeOpenAI]:
 
 
 @pytest.fixture
-def serve_app() -> Iterator[Callable[[Callable[[], Any]], str]]:
-    """Serves what a function builds on a free port; gives its address."""
+def serve_app(fake: FakeOpenAI) -> Iterator[Callable[[Callable[[], Any]], str]]:
+    """Serves what a function builds on a free port; gives its address.
+
+    `fake` is named so that it ends after the pages that ask it.
+    """
     import uvicorn
 
     from fastchat.serve import asgi
