@@ -94,7 +94,9 @@ def test_a_person_chats(reader: Reader, fake: Any) -> None:
     reader.wait_until_done()
     reader.expect(reader.tab.locator(BOX)).to_have_value("")
 
-    reader.say("   ")  # nothing to send: what was said stays on the page
+    # Nothing to send: what was said stays on the page.
+    with reader.tab.expect_event("requestfinished", lambda r: "queue/data" in r.url):
+        reader.say("   ")
     reader.say("say it again !rich")
     reader.see(reader.answers.last.locator("h1", has_text="Heading"))
     reader.expect(reader.answers).to_have_count(2)
