@@ -5,9 +5,9 @@ python3 -m fastchat.llm_judge.compare --models base tuned --judge-model gpt-4
 
 import sys
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Literal
 
 from fastchat.errors import DataError, UsageError
 from fastchat.llm_judge.bench_settings import BenchSettings
@@ -15,10 +15,8 @@ from fastchat.settings import WordList, run_command
 
 if TYPE_CHECKING:
     from fastchat.llm_judge.paired import Pairing
-    from fastchat.llm_judge.significance import Comparison
 
 PROG = "python3 -m fastchat.llm_judge.compare"
-ALL = "all"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -49,22 +47,26 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _run(settings: CompareSettings) -> None:
+    from fastchat.llm_judge.compared import compare_models
     from fastchat.llm_judge.running import say
     from fastchat.llm_judge.tables import write_json
 
     _check(settings)
+    first, second = settings.models
     pairing = _pairing(settings)
-    found = _compare(settings, pairing, _categories(settings))
-    print(_table(settings, found).text(settings.format))
-    print(_verdict(settings, found[ALL][0]))
+    found = compare_models(
+        pairing,
+        (first, second),
+        _categories(settings),
+        rounds=settings.rounds,
+        seed=settings.seed,
+    )
+    print(found.table().text(settings.format))
+    print(found.sentence())
     say(pairing.notes)
     if settings.json:
-        values = {
-            name: {key: _plain(value) for key, value in asdict(result).items()} | {"p_holm": p}
-            for name, (result, p) in found.items()
-        }
         head = {"models": settings.models, "mode": settings.mode, "judges": settings.judge_model}
-        write_json(settings.json, {**head, "results": values, "notes": pairing.notes})
+        write_json(settings.json, {**head, "results": found.plain(), "notes": pairing.notes})
 
 
 def _check(settings: CompareSettings) -> None:
@@ -112,71 +114,6 @@ def _categories(settings: CompareSettings) -> dict[int, str]:
         return {q.question_id: q.category for q in settings.bench.questions()}
     except DataError:
         return {}
-
-
-def _compare(
-    settings: CompareSettings, pairing: "Pairing", category_of: dict[int, str]
-) -> "dict[str, tuple[Comparison, float]]":
-    """The comparison and its corrected p-value, over all questions and by category."""
-    from fastchat.llm_judge.significance import compare_paired, holm
-
-    groups: dict[str, list[int]] = {}
-    for i, question in enumerate(pairing.questions):
-        if question in category_of:
-            groups.setdefault(category_of[question], []).append(i)
-    if len(groups) < 2:
-        groups = {}
-    results = {
-        name: compare_paired(
-            [pairing.first[i] for i in rows],
-            [pairing.second[i] for i in rows],
-            [pairing.questions[i] for i in rows],
-            rounds=settings.rounds,
-            seed=settings.seed,
-        )
-        for name, rows in {ALL: list(range(len(pairing.first))), **groups}.items()
-    }
-    corrected = holm({name: results[name].p for name in groups})
-    return {name: (found, corrected.get(name, found.p)) for name, found in results.items()}
-
-
-def _table(settings: CompareSettings, found: "dict[str, tuple[Comparison, float]]") -> Any:
-    from fastchat.llm_judge.tables import Table
-
-    first, second = settings.models
-    if first == second:
-        first, second = f"{first} (first run)", f"{second} (second run)"
-    rows = tuple(
-        (
-            *(name, f"{c.first:.3f}", f"{c.second:.3f}", f"{c.difference:+.3f}"),
-            *(f"{c.lower:+.3f} to {c.upper:+.3f}", f"{p:.4f}"),
-            *(f"{c.better} / {c.equal} / {c.worse}", c.n_questions),
-        )
-        for name, (c, p) in found.items()
-    )
-    columns = ("category", first, second, "difference", "95% interval", "p")
-    title = f"{first} less {second}; p by category is Holm's"
-    return Table(title=title, columns=(*columns, "ahead / equal / behind", "questions"), rows=rows)
-
-
-def _verdict(settings: CompareSettings, found: "Comparison") -> str:
-    """The result in a sentence."""
-    first, second = settings.models
-    if found.n_questions < 2:
-        return "One question cannot tell models apart."
-    size = f"With {found.n_questions} questions a difference of {found.detectable:.2f} or more is "
-    power = size + "found four times in five."
-    if found.p >= 0.05:
-        return f"No difference beyond chance (p = {found.p:.3f}). {power}"
-    ahead = first if found.difference > 0 else second
-    if first == second:
-        ahead = "the first run" if found.difference > 0 else "the second run"
-    return f"Ahead: {ahead}, by {abs(found.difference):.2f} (p = {found.p:.4f}). {power}"
-
-
-def _plain(value: Any) -> Any:
-    """A number that JSON can hold."""
-    return None if isinstance(value, float) and value != value else value
 
 
 if __name__ == "__main__":

@@ -135,14 +135,3 @@ def position_bias(rows: Iterable[PairJudgment]) -> PositionBias:
         second=second,
         half=len(games) - consistent - first - second,
     )
-
-
-def paired_difference(rows: Iterable[SingleJudgment], model: str, other: str) -> Estimate:
-    """Mean of `model`'s grade less `other`'s on the same question and turn, by question."""
-    grades = {(r.model, r.question_id, r.turn): r.score for r in rows if r.is_parsed}
-    pairs = [
-        (score - grades[other, question, turn], question)
-        for (name, question, turn), score in grades.items()
-        if name == model and (other, question, turn) in grades
-    ]
-    return clustered_mean(*zip(*pairs, strict=True)) if pairs else clustered_mean([], [])

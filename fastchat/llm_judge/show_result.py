@@ -15,6 +15,7 @@ from fastchat.settings import run_command
 
 if TYPE_CHECKING:
     from fastchat.llm_judge.lines import Rows
+    from fastchat.llm_judge.paired import Pairing
     from fastchat.llm_judge.records import PairJudgment, SingleJudgment
     from fastchat.llm_judge.tables import Table
 
@@ -36,7 +37,7 @@ class ResultSettings(BenchSettings):
     mode: Literal["single", "pairwise-baseline", "pairwise-all"] = "single"
     """Which judgments."""
     compare: tuple[str, str] | None = None
-    """Two models whose grades are compared question by question."""
+    """Two models that are compared question by question, as the command `compare` does."""
     format: Literal["table", "md", "csv"] = "table"
     """How tables are printed."""
     json: Path | None = None
@@ -100,6 +101,7 @@ def _paths(settings: ResultSettings) -> tuple[Path, ...]:
 def _single(settings: ResultSettings, paths: Sequence[Path]) -> Shown:
     from fastchat.llm_judge.folders import read_single
     from fastchat.llm_judge.jury import mean_of_grades
+    from fastchat.llm_judge.paired import paired_grades
     from fastchat.llm_judge.scores import category_scores, mean_scores
     from fastchat.llm_judge.tables import Table, plain
 
@@ -136,31 +138,28 @@ def _single(settings: ResultSettings, paths: Sequence[Path]) -> Shown:
         )
         tables.append(Table(title="Categories", columns=("model", *order), rows=lines))
     if settings.compare:
-        tables.append(_comparison(settings.compare, rows, values))
+        pairing = paired_grades(rows, rows, settings.compare)
+        tables.append(_comparison(settings, pairing, values, notes))
     return Shown(tables=tables, values=values, notes=notes)
 
 
 def _comparison(
-    models: tuple[str, str], rows: "Sequence[SingleJudgment]", values: dict[str, Any]
+    settings: ResultSettings, pairing: "Pairing", values: dict[str, Any], notes: list[str]
 ) -> "Table":
-    from fastchat.llm_judge.scores import paired_difference
-    from fastchat.llm_judge.tables import Table, plain
+    """What `compare` says of the same rows."""
+    from fastchat.llm_judge.compared import compare_models
 
-    estimate = paired_difference(rows, *models)
-    if not estimate.n:
-        raise UsageError(f"--compare: {models[0]} and {models[1]} share no graded question.")
-    values["comparison"] = {"models": list(models), **plain(estimate)}
-    verdict = "beyond chance" if estimate.lower > 0 or estimate.upper < 0 else "within chance"
-    return Table(
-        title=f"{models[0]} less {models[1]}, question by question",
-        columns=("difference", "95% interval", "questions", "which is"),
-        rows=((estimate.value, estimate.interval, estimate.n_clusters, verdict),),
-    )
+    assert settings.compare
+    found = compare_models(pairing, settings.compare, _categories(settings))
+    values["comparison"] = {"models": list(settings.compare), "results": found.plain()}
+    notes += [*(note for note in pairing.notes if note not in notes), found.sentence()]
+    return found.table()
 
 
 def _pairs(settings: ResultSettings, paths: Sequence[Path]) -> Shown:
     from fastchat.llm_judge.folders import read_pairs
     from fastchat.llm_judge.jury import majority
+    from fastchat.llm_judge.paired import paired_verdicts
     from fastchat.llm_judge.ratings import rate
     from fastchat.llm_judge.scores import position_bias, win_table
     from fastchat.llm_judge.tables import Table, plain
@@ -219,7 +218,11 @@ def _pairs(settings: ResultSettings, paths: Sequence[Path]) -> Shown:
         lines += ((path.stem, *counts),)
     columns = ("judge", "pairs", "consistent", "first wins", "second wins", "tie once", "rate")
     tables.append(Table(title="Position bias", columns=columns, rows=lines))
-    return Shown(tables=tables, values=values, notes=[*notes, *rated.notes])
+    notes += rated.notes
+    if settings.compare:
+        pairing = paired_verdicts(rows, settings.compare)
+        tables.append(_comparison(settings, pairing, values, notes))
+    return Shown(tables=tables, values=values, notes=notes)
 
 
 def _state(

@@ -23,7 +23,7 @@ class Comparison:
     difference: float
     lower: float
     upper: float
-    """95 % interval of the difference, questions drawn anew."""
+    """95 % interval of the difference, questions drawn anew; unbounded where there is one."""
     p: float
     """How often chance alone gives a difference this large, both ways."""
     detectable: float
@@ -51,7 +51,9 @@ def compare_paired(
     """The paired bootstrap of `first` less `second`; whole questions are drawn, with all turns.
 
     first, second: (n,) scores of the same items, n above 0; questions: (n,) what each is about.
-    The p-value is of the differences moved to mean 0, so that it is a test of no difference.
+    The p-value is of the differences moved to mean 0, so that it is a test of no difference. It is
+    never below 2 / 2^n_questions, what n fair coins say that all fall on one side: few questions
+    that happen to agree have no spread to draw from, and would pass for certainty.
     Source: Efron and Tibshirani 1993, "An Introduction to the Bootstrap", ch. 13 and 16.4.
     """
     gap = np.asarray(first, float) - np.asarray(second, float)
@@ -62,6 +64,8 @@ def compare_paired(
     drawn = draws(n_questions, rounds, seed)
     means = (drawn @ sums) / (drawn @ counts)
     lower, upper = np.quantile(means, [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
+    if n_questions < 2:
+        lower, upper = -np.inf, np.inf
     # The sums of the null are those less the mean; a rounding error is no larger difference.
     extreme = np.abs(means - difference) >= abs(difference) - 1e-12
     spread = clustered_mean(gap.tolist(), questions)
@@ -71,7 +75,7 @@ def compare_paired(
         difference=difference,
         lower=float(lower),
         upper=float(upper),
-        p=float((extreme.sum() + 1) / (rounds + 1)),
+        p=max(float((extreme.sum() + 1) / (rounds + 1)), 2.0 ** (1 - n_questions)),
         detectable=_detectable(spread.upper - spread.value, n_questions),
         n=len(gap),
         n_questions=n_questions,

@@ -87,7 +87,7 @@ def test_what_cannot_be_compared_is_refused_or_told(here: Path, capsys: Any) -> 
         assert compare.main(words) == 2
         assert message in capsys.readouterr().err
     run("--models", "a", "nobody", status=1)
-    assert "no grades of nobody; the files have those of a, b" in capsys.readouterr().err
+    assert "no grades of nobody; there are those of a, b" in capsys.readouterr().err
 
 
 def test_pairs_are_compared_by_their_verdicts(here: Path) -> None:
@@ -104,6 +104,26 @@ def test_pairs_are_compared_by_their_verdicts(here: Path) -> None:
     assert found["first"] == pytest.approx(15.5 / 19) and found["n"] == 19
     assert (found["better"], found["worse"]) == (14, 2) and found["p"] < 0.01
     assert value["notes"] == ["1 comparisons without a verdict are left out"]
+
+
+def test_few_questions_that_agree_are_no_certainty(here: Path, capsys: Any) -> None:
+    for n in range(1, 9):
+        found = compare_paired([2.0] * n, [1.0] * n, list(range(n)), rounds=200)
+        assert found.p == pytest.approx(max(1 / 201, 2 / 2**n)) and found.p <= 1
+    rows = [row for row in grades("a", lambda q, t: 7) if row["question_id"] == 201]
+    rows += [row for row in grades("b", lambda q, t: 5) if row["question_id"] == 201]
+    put(FOLDER / "j_single.jsonl", rows)
+    alone = run("--models", "a", "b")["results"]["all"]
+    assert (alone["p"], alone["lower"], alone["upper"]) == (1.0, None, None)
+    assert "One question cannot tell" in capsys.readouterr().out
+
+
+def test_several_judges_in_one_file_count_together(here: Path) -> None:
+    rows = grades("a", lambda q, t: 8) + grades("b", lambda q, t: 5)
+    rows += grades("a", lambda q, t: 4, judge="k") + grades("b", lambda q, t: 5, judge="k")
+    put(FOLDER / "j_single.jsonl", rows)
+    found = run("--models", "a", "b")["results"]["all"]
+    assert (found["difference"], found["n"]) == (1.0, 160)
 
 
 def test_the_p_value_is_uniform_where_there_is_no_difference() -> None:

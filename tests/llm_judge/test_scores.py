@@ -8,13 +8,7 @@ from fastchat.llm_judge.intervals import bootstrapped_ratio, clustered_mean
 from fastchat.llm_judge.jury import majority, mean_of_grades
 from fastchat.llm_judge.ratings import rate
 from fastchat.llm_judge.records import PairJudgment, SingleJudgment
-from fastchat.llm_judge.scores import (
-    category_scores,
-    mean_scores,
-    paired_difference,
-    position_bias,
-    win_table,
-)
+from fastchat.llm_judge.scores import category_scores, mean_scores, position_bias, win_table
 
 
 def grade(model: str, question: int, turn: int, score: float, **more: Any) -> SingleJudgment:
@@ -88,14 +82,6 @@ def test_a_jury_takes_means_and_majorities_of_those_who_spoke() -> None:
     assert [row.winner for row in majority([one, other])] == ["tie"]
     assert [row.winner for row in majority([one, silent])] == ["model_1"]
     assert [row.winner for row in majority([silent])] == ["error"]
-
-
-def test_a_paired_comparison_looks_at_the_same_questions() -> None:
-    rows = [grade("m", q, 1, 5 + q % 2) for q in range(1, 21)]
-    rows += [grade("n", q, 1, 4 + q % 2) for q in range(1, 11)] + [grade("n", 30, 1, 1)]
-    found = paired_difference(rows, "m", "n")
-    assert (found.value, found.n, found.lower, found.upper) == (1.0, 10, 1.0, 1.0)
-    assert paired_difference(rows, "m", "x").n == 0
 
 
 def test_an_interval_of_single_values_is_students() -> None:

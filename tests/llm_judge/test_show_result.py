@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from fastchat.llm_judge import clean_judgment, show_result
+from fastchat.llm_judge import clean_judgment, compare, show_result
 
 MODELS = ("a", "b", "gpt-3.5-turbo")
 
@@ -130,9 +130,23 @@ def test_two_models_are_compared_question_by_question(here: Path, capsys: Any) -
         {**row, "score": row["score"] + 1, "model": "z"} for row in rows if row["model"] == "a"
     ]
     write("j_single.jsonl", rows + better)
-    found = run("--compare", "z", "a")["comparison"]
-    assert found["value"] == pytest.approx(1) and found["lower"] == pytest.approx(1)
-    assert "beyond chance" in capsys.readouterr().out
+    found = run("--compare", "z", "a")["comparison"]["results"]["all"]
+    assert found["difference"] == pytest.approx(1) and found["lower"] == pytest.approx(1)
+    told = capsys.readouterr()
+    assert "z less a" in told.out and "Ahead: z, by 1.00" in told.err
+
+
+@pytest.mark.parametrize("mode", ["single", "pairwise"])
+def test_the_command_compare_says_the_same(here: Path, mode: str) -> None:
+    write("j_single.jsonl", single_rows())
+    write("j_pair.jsonl", pair_rows())
+    shown = run("--mode", mode.replace("wise", "wise-all"), "--compare", "b", "a")
+    words = ["--bench-name", "fastchat_bench", "--judge-model", "j", "--models", "b", "a"]
+    assert compare.main([*words, "--mode", mode, "--json", "c.json"]) == 0
+    value = json.loads(Path("c.json").read_text())
+    assert shown["comparison"]["results"] == value["results"]
+    assert len(value["results"]) == 9 and 0 < value["results"]["all"]["p"] <= 1
+    assert set(value["notes"]) <= set(shown["notes"])
 
 
 @pytest.mark.parametrize("form", ["md", "csv"])
@@ -159,7 +173,8 @@ def test_a_filter_that_leaves_nothing_is_told(here: Path, capsys: Any) -> None:
     write("j_single.jsonl", single_rows())
     run("--model-list", "nobody", status=2)
     assert "holds no judgment of nobody" in capsys.readouterr().err
-    run("--compare", "a", "nobody", status=2)
+    run("--compare", "a", "nobody", status=1)
+    assert "no grades of nobody" in capsys.readouterr().err
 
 
 def test_torn_and_strange_lines_are_counted_and_the_rest_is_shown(here: Path, capsys: Any) -> None:
