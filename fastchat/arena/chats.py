@@ -4,7 +4,6 @@ For data sets of conversations, where `battles` makes comparisons. Every event o
 for is kept or counted under one reason.
 """
 
-import tempfile
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
@@ -14,6 +13,7 @@ import orjson
 
 from fastchat.arena.events import Event, Unread
 from fastchat.arena.languages import detect
+from fastchat.arena.scratch import RowSpool, Scratch, digest
 from fastchat.arena.voter_key import hidden_name
 from fastchat.arena.wording import Wording, wording
 
@@ -43,37 +43,42 @@ def chat_rows(
 ) -> Iterator[dict[str, Any]]:
     """The rows in the order of time; of a vote on a pair, the conversation that won.
 
-    Rows wait on the disk: only their places are in memory.
+    Rows wait on the disk: only their times and places are in memory.
 
     key: of the hash that names people.
     """
     known = words or wording()
-    places: dict[str, tuple[float, int, int]] = {}
-    with tempfile.TemporaryFile() as spool:
-        for event in events:
-            if isinstance(event, Unread):
-                report.dropped[event.reason] += 1
-                continue
-            if event.type != action:
-                continue
+    with RowSpool() as spool, Scratch() as newest:
+        for row in _rows(events, action, report, known, key):
+            name = digest(row["conversation_id"])
+            before = newest.get(name)
+            report.dropped["earlier_state"] += before is not None
+            if before is None or row["tstamp"] >= orjson.loads(before)[0]:
+                newest.put(name, orjson.dumps((row["tstamp"], len(spool))))
+                spool.append(row)
+        report.dropped = +report.dropped
+        for number in spool.numbers_in_order_of("tstamp"):
+            row = spool[number]
+            if orjson.loads(newest.get(digest(row["conversation_id"])))[1] == number:
+                report.kept += 1
+                report.last = row["tstamp"]
+                yield row
+
+
+def _rows(
+    events: Iterable[Event | Unread], action: Action, report: ChatReport, words: Wording, key: bytes
+) -> Iterator[dict[str, Any]]:
+    """The row of every event of the kind that gives one."""
+    for event in events:
+        if isinstance(event, Unread):
+            report.dropped[event.reason] += 1
+        elif event.type == action:
             report.read += 1
-            row = _row(event, known, key)
+            row = _row(event, words, key)
             if isinstance(row, str):
                 report.dropped[row] += 1
-                continue
-            name = row["conversation_id"]
-            before = places.get(name)
-            report.dropped["earlier_state"] += before is not None
-            if before is None or row["tstamp"] >= before[0]:
-                data = orjson.dumps(row)
-                places[name] = (row["tstamp"], spool.tell(), len(data))
-                spool.write(data)
-        report.dropped = +report.dropped
-        for tstamp, start, size in sorted(places.values()):
-            spool.seek(start)
-            report.kept += 1
-            report.last = tstamp
-            yield orjson.loads(spool.read(size))
+            else:
+                yield row
 
 
 def _row(event: Event, words: Wording, key: bytes) -> dict[str, Any] | str:

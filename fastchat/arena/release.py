@@ -1,8 +1,9 @@
 """From cleaned conversations or battles to a data set that may be given away, step by step.
 
-Steps, in order: rows that are broken or blocked are left out, the rest is sampled, joined with
-labels, stripped of fields, redacted, and voters get names that nobody can turn back. Every row
-left out is counted under one reason. Reading and writing files is the command's.
+Steps, in order: rows get their labels, those that are broken or blocked are left out, the rest is
+sampled, stripped of fields, redacted, and voters get names that nobody can turn back. Every row
+left out is counted under one reason. Each step takes rows and gives rows, one after another: what
+must be known of all of them waits on the disk. Reading and writing files is the command's.
 """
 
 import functools
@@ -13,10 +14,14 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+import orjson
+
 from fastchat.arena.redaction import MARK, Redactor
+from fastchat.arena.scratch import RowSpool, Scratch, digest
 from fastchat.arena.voter_key import hidden_name
 from fastchat.errors import UsageError
 
+Row = dict[str, Any]
 CONVERSATIONS = ("conversation", "conversation_a", "conversation_b")
 KEYS = ("conversation_id", "question_id")
 MODELS = ("model", "model_a", "model_b")
@@ -89,69 +94,104 @@ def row_key(row: Mapping[str, Any]) -> str:
 
 
 def release_rows(
-    rows: Iterable[Mapping[str, Any]],
+    rows: Iterable[Row],
     rules: ReleaseRules,
     *,
     report: ReleaseReport,
     redactor: Redactor | None,
     key: bytes,
-    labels: Mapping[str, Mapping[str, Any]] | None = None,
-) -> list[dict[str, Any]]:
+    labels: "Labels | None" = None,
+) -> Iterator[Row]:
     """The rows to give away, in the order they came.
 
     redactor: None leaves texts as they are.
     key: of the names of voters; it must not be given away.
     labels: fields to add, by the row's key.
     """
-    known = labels or {}
-    kept = [dict(row) | dict(known.get(row_key(row), {})) for row in _counted(rows, report)]
-    kept = list(filtered(kept, rules, report.dropped))
-    kept = sampled(kept, rules, report.dropped)
-    finished = [_finished(row, rules, report, redactor=redactor, key=key) for row in kept]
-    report.kept = len(finished)
-    return finished
+    made = labels.joined(_counted(rows, report)) if labels else _counted(rows, report)
+    made = filtered(made, rules, report.dropped)
+    for row in sampled(made, rules.sample, rules.seed, report.dropped):
+        report.kept += 1
+        yield finished(row, rules, report, redactor=redactor, key=key)
 
 
-def _counted(
-    rows: Iterable[Mapping[str, Any]], report: ReleaseReport
-) -> Iterator[Mapping[str, Any]]:
+def _counted(rows: Iterable[Row], report: ReleaseReport) -> Iterator[Row]:
     for row in rows:
         report.read += 1
         yield row
 
 
-def filtered(
-    rows: Sequence[dict[str, Any]], rules: ReleaseRules, dropped: Counter[str]
-) -> Iterator[dict[str, Any]]:
+class Labels:
+    """Fields to add to rows of the same key, on the disk."""
+
+    def __init__(self, scratch: Scratch) -> None:
+        self._scratch = scratch
+
+    def add(self, rows: Iterable[Mapping[str, Any]], fields: Sequence[str]) -> None:
+        """Takes the fields of the rows that have a key; later ones come before earlier ones."""
+        for row in rows:
+            given = {name: row[name] for name in fields if name in row}
+            if given and (key := row_key(row)):
+                self._scratch.put(digest(key), orjson.dumps(self.of(key) | given))
+
+    def of(self, key: str) -> Row:
+        """What is known of the row of this key."""
+        held = self._scratch.get(digest(key))
+        return orjson.loads(held) if held else {}
+
+    def joined(self, rows: Iterable[Row]) -> Iterator[Row]:
+        """The rows with their labels."""
+        return (row | self.of(row_key(row)) for row in rows)
+
+
+def filtered(rows: Iterable[Row], rules: ReleaseRules, dropped: Counter[str]) -> Iterator[Row]:
     """The rows that nothing speaks against."""
-    rows = list(distinct(rows, dropped))
-    check = _checker(rows, rules)
+    check = _checker(rules)
+
+    def allowed(rows: Iterable[Row]) -> Iterator[Row]:
+        for row in rows:
+            if reason := check(row):
+                dropped[reason] += 1
+            else:
+                yield row
+
+    if not rules.drop_frequent:
+        yield from allowed(distinct(rows, dropped))
+        return
+    with Scratch() as counts:
+        counted = _counting_prompts(distinct(rows, dropped), counts)
+        with RowSpool(allowed(counted)) as spool:
+            frequent = {key for key, _ in counts.most(rules.drop_frequent, above=1)}
+            for row in spool:
+                asked = prompts(row)
+                if frequent and all(not p.strip() or digest(p) in frequent for p in asked):
+                    dropped["frequent_prompt"] += 1
+                else:
+                    yield row
+
+
+def _counting_prompts(rows: Iterable[Row], counts: Scratch) -> Iterator[Row]:
     for row in rows:
-        if reason := check(row):
-            dropped[reason] += 1
-        else:
-            yield row
+        for prompt in prompts(row):
+            counts.add(digest(prompt))
+        yield row
 
 
-def distinct(rows: Iterable[dict[str, Any]], dropped: Counter[str]) -> Iterator[dict[str, Any]]:
+def distinct(rows: Iterable[Row], dropped: Counter[str]) -> Iterator[Row]:
     """The first row of each id and models; rows without an id all stay."""
-    seen: set[tuple[str, ...]] = set()
-    for row in rows:
-        identity = (row_key(row), *(str(row.get(m, "")) for m in MODELS))
-        if identity[0] and identity in seen:
-            dropped["duplicate"] += 1
-        else:
-            seen.add(identity)
-            yield row
+    with Scratch() as seen:
+        for row in rows:
+            key = row_key(row)
+            if key and not seen.is_new(digest(key, *(str(row.get(m, "")) for m in MODELS))):
+                dropped["duplicate"] += 1
+            else:
+                yield row
 
 
-def _checker(
-    rows: Sequence[dict[str, Any]], rules: ReleaseRules
-) -> Callable[[Mapping[str, Any]], str]:
+def _checker(rules: ReleaseRules) -> Callable[[Mapping[str, Any]], str]:
     """The question why a row must stay out; "" when it need not."""
     words = blocked_words(rules.block_words)
     is_chinese = bool(_CHINESE.search("".join(rules.block_words)))
-    frequent = frequent_prompts(rows, rules.drop_frequent)
 
     def reason(row: Mapping[str, Any]) -> str:
         texts = [_content(m) for said in conversations(row) for m in said]
@@ -171,8 +211,6 @@ def _checker(
             return "language"
         if rules.drop_short and len(asked) <= 1 and all(len(p) < SHORT for p in asked):
             return "too_short"
-        if frequent and all(not p.strip() or p in frequent for p in asked):
-            return "frequent_prompt"
         return ""
 
     return reason
@@ -220,31 +258,32 @@ def is_flagged(value: Any) -> bool:
     return isinstance(value, Mapping) and bool(value.get("flagged"))
 
 
-def frequent_prompts(rows: Iterable[Mapping[str, Any]], n: int) -> frozenset[str]:
-    """The n most frequent prompts that come twice or more."""
-    counts = Counter(p for row in rows for p in prompts(row)) if n else Counter[str]()
-    return frozenset(prompt for prompt, times in counts.most_common(n) if times > 1)
+def sampled(rows: Iterable[Row], n: int | None, seed: int, dropped: Counter[str]) -> Iterator[Row]:
+    """At most n of the rows, drawn at random, in their order; None gives all.
+
+    Source: Knuth, The Art of Computer Programming 2, 3.4.2, algorithm S.
+    """
+    if n is None:
+        yield from rows
+        return
+    with RowSpool(rows) as spool:
+        drawn, wanted = random.Random(seed), min(n, len(spool))
+        if left_out := len(spool) - wanted:
+            dropped["not_sampled"] += left_out
+        for place in range(len(spool)):
+            if drawn.random() * (len(spool) - place) < wanted:
+                wanted -= 1
+                yield spool[place]
 
 
-def sampled(
-    rows: list[dict[str, Any]], rules: ReleaseRules, dropped: Counter[str]
-) -> list[dict[str, Any]]:
-    """At most so many of the rows as the rules say, in their order."""
-    if rules.sample is None or len(rows) <= rules.sample:
-        return rows
-    chosen = sorted(random.Random(rules.seed).sample(range(len(rows)), rules.sample))
-    dropped["not_sampled"] += len(rows) - len(chosen)
-    return [rows[i] for i in chosen]
-
-
-def _finished(
-    row: dict[str, Any],
+def finished(
+    row: Row,
     rules: ReleaseRules,
     report: ReleaseReport,
     *,
     redactor: Redactor | None,
     key: bytes,
-) -> dict[str, Any]:
+) -> Row:
     """The row as it is given away: without fields, names and what belongs to a person."""
     shown = {name: value for name, value in row.items() if name not in rules.drop_fields}
     for name in VOTERS:
@@ -265,31 +304,3 @@ def _finished(
     elif any(MARK in p for p in prompts(shown)):
         shown["redacted"] = True
     return shown
-
-
-def statistics(rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-    """Counts that describe the data set: people, models, languages, turns, lengths."""
-    lengths = {"user": 0, "assistant": 0}
-    messages = {"user": 0, "assistant": 0}
-    turns: Counter[str] = Counter()
-    for row in rows:
-        said = conversations(row)
-        turns[str(row.get("turn") or len(next(iter(said), [])) // 2)] += 1
-        for message in (m for part in said for m in part if isinstance(m, dict)):
-            role = "user" if message.get("role") == "user" else "assistant"
-            lengths[role] += len(_content(message) or "")
-            messages[role] += 1
-    models = Counter(str(row[m]) for row in rows for m in MODELS if row.get(m))
-    people = {row[v] for row in rows for v in VOTERS if row.get(v)}
-    return {
-        "rows": len(rows),
-        "users": len(people),
-        "models": dict(models.most_common()),
-        "languages": dict(Counter(str(r.get("language", "unknown")) for r in rows).most_common()),
-        "turns": dict(sorted(turns.items(), key=lambda item: int(item[0]))),
-        "outcomes": dict(Counter(str(r["winner"]) for r in rows if r.get("winner"))),
-        "mean_characters": {
-            role: round(lengths[role] / messages[role], 1) if messages[role] else 0.0
-            for role in lengths
-        },
-    }

@@ -7,6 +7,7 @@ import orjson
 import sqlalchemy as sa
 
 from fastchat.arena.events import Event, LoggedState
+from fastchat.arena.scratch import Scratch, digest
 from fastchat.arena.store_battles import CHUNK, opened_store
 from fastchat.store.arena_tables import battles, conversations, flags, votes
 from fastchat.store.database import Database
@@ -22,12 +23,12 @@ def chats_of_store(url: str) -> Iterator[Event]:
         StoreError: the database cannot be used now.
     """
     with opened_store(url) as database:
-        yield from _conversations(database)
+        with _voters(database) as voters:
+            yield from _conversations(database, voters)
         yield from _flags(database)
 
 
-def _conversations(database: Database) -> Iterator[Event]:
-    voters = _voters(database)
+def _conversations(database: Database, voters: Scratch) -> Iterator[Event]:
     query = sa.select(conversations).order_by(conversations.c.id)
     last = ""
     while True:
@@ -35,27 +36,28 @@ def _conversations(database: Database) -> Iterator[Event]:
         rows = database.read(lambda c, after=after: c.execute(after).all())
         for row in rows:
             kind = "error" if row.error else "chat"
-            yield _event(row, kind, row.updated_at, voter=voters.get(row.id, ""))
+            yield _event(row, kind, row.updated_at, voter=voters.get(digest(row.id)) or "")
         if len(rows) < CHUNK:
             return
         last = rows[-1].id
 
 
-def _voters(database: Database) -> dict[str, str]:
-    """Who voted on each conversation."""
+def _voters(database: Database) -> Scratch:
+    """Who voted on each conversation, on the disk."""
     query = (
         sa.select(votes.c.id, votes.c.voter, battles.c.conversation_a, battles.c.conversation_b)
         .join(battles, battles.c.id == votes.c.battle_id)
         .order_by(votes.c.id)
         .limit(CHUNK)
     )
-    found: dict[str, str] = {}
+    found = Scratch()
     last = 0
     while True:
         after = query.where(votes.c.id > last)
         rows = database.read(lambda c, after=after: c.execute(after).all())
         for _, voter, a, b in rows:
-            found[a] = found[b] = voter
+            found.put(digest(a), voter)
+            found.put(digest(b), voter)
         if len(rows) < CHUNK:
             return found
         last = rows[-1].id

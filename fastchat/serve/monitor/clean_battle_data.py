@@ -138,53 +138,29 @@ def _events(settings: CleanBattleDataSettings) -> "Iterator[Event | Unread]":
 
 
 def _write(settings: CleanBattleDataSettings, cleaner: "Cleaner") -> Path:
-    """Writes the battles in the order of time, holding only their places in memory."""
-    import tempfile
-
-    import orjson
+    """Writes the battles in the order of time, holding only their times and places in memory."""
+    from fastchat.arena.row_files import write_rows
+    from fastchat.arena.scratch import RowSpool
 
     events = _events(settings)
-    settings.output_dir.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryFile() as spool:
-        places: list[tuple[float, int, int]] = []
-        for row in cleaner.rows(events):
-            if settings.mode == "simple":
-                row = {k: v for k, v in row.items() if k not in _DROPPED_BY_SIMPLE}
-            elif not row["anony"]:
-                cleaner.report.dropped["named"] += 1
-                cleaner.report.kept -= 1
-                continue
-            data = orjson.dumps(row)
-            places.append((row["tstamp"], spool.tell(), len(data)))
-            spool.write(data)
-        places.sort(key=lambda place: place[:2])
+    with RowSpool(_wanted(settings, cleaner, events)) as spool:
         path = settings.output_dir / _name(settings, cleaner.report.last)
-        temporary = path.with_name(path.name + ".part")
-        _write_rows(settings, _spooled(spool, places), temporary)
-    temporary.replace(path)
+        write_rows(path, spool.in_order_of("tstamp"))
     return path
 
 
-def _spooled(spool: Any, places: list[tuple[float, int, int]]) -> Iterator[bytes]:
-    for _, start, size in places:
-        spool.seek(start)
-        yield spool.read(size)
-
-
-def _write_rows(settings: CleanBattleDataSettings, rows: Iterator[bytes], path: Path) -> None:
-    if settings.format == "parquet":
-        import orjson
-        import polars as pl
-
-        frame = pl.DataFrame([orjson.loads(row) for row in rows], infer_schema_length=None)
-        frame.write_parquet(path)
-        return
-    array = settings.format == "json"
-    with path.open("wb") as file:
-        file.write(b"[" if array else b"")
-        for i, row in enumerate(rows):
-            file.write((b",\n" if array and i else b"") + row + (b"" if array else b"\n"))
-        file.write(b"]\n" if array else b"")
+def _wanted(
+    settings: CleanBattleDataSettings, cleaner: "Cleaner", events: "Iterator[Event | Unread]"
+) -> Iterator[dict[str, Any]]:
+    """The rows that the mode asks for."""
+    for row in cleaner.rows(events):
+        if settings.mode == "simple":
+            yield {k: v for k, v in row.items() if k not in _DROPPED_BY_SIMPLE}
+        elif row["anony"]:
+            yield row
+        else:
+            cleaner.report.dropped["named"] += 1
+            cleaner.report.kept -= 1
 
 
 def _name(settings: CleanBattleDataSettings, last: float | None) -> str:

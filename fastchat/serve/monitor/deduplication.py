@@ -10,8 +10,6 @@ import tyro
 from fastchat.errors import UsageError
 from fastchat.settings import run_command
 
-SHOWN = 10
-
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DeduplicationSettings:
@@ -29,24 +27,20 @@ class DeduplicationSettings:
 
 def deduplication(settings: DeduplicationSettings) -> None:
     """Reads, marks, writes, and prints the most frequent prompts."""
-    from fastchat.arena.duplicates import dedup_tags, frequency, prompt_text
+    from fastchat.arena.duplicates import Duplicates, marked
     from fastchat.arena.row_files import write_rows
     from fastchat.arena.sources import battle_rows
 
     if not 0 <= settings.percentile <= 1:
         raise UsageError(f"--percentile {settings.percentile} is no share; give 0 to 1.")
     refused: Counter[str] = Counter()
-    rows = list(battle_rows(settings.input_file, refused))
-    texts = [prompt_text(row) for row in rows]
-    found = frequency((t for t in texts if t), settings.percentile)
-    tags = dedup_tags(texts, found)
+    found = Duplicates()
     path = settings.output_dir / "dedup.json"
-    write_rows(path, ({**row, "dedup_tag": tag} for row, tag in zip(rows, tags, strict=True)))
-    n_high = sum(tag["high_freq"] for tag in tags)
-    n_counted = sum(tag["sampled"] for tag in tags)
-    print(f"rows: {len(rows)}, different prompts: {found.n_texts}, limit: {found.limit}")
-    print(f"rows of high frequency: {n_high}; rows that count: {n_counted}")
-    for text, n in list(found.frequent.items())[:SHOWN]:
+    rows = battle_rows(settings.input_file, refused)
+    write_rows(path, marked(rows, settings.percentile, found))
+    print(f"rows: {found.n_rows}, different prompts: {found.n_texts}, limit: {found.limit}")
+    print(f"rows of high frequency: {found.n_frequent}; rows that count: {found.n_counted}")
+    for text, n in found.frequent:
         print(f"{n:6d} {text[:80]!r}")
     for reason, n in refused.most_common():
         print(f"left out, {reason}: {n}")

@@ -7,7 +7,7 @@ Nothing leaves this machine without `--push`.
 
 import tomllib
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
@@ -19,7 +19,9 @@ from fastchat.errors import DataError, UsageError
 from fastchat.settings import Env, run_command
 
 if TYPE_CHECKING:
-    from fastchat.arena.release import ReleaseReport
+    from fastchat.arena.release import Labels, ReleaseReport, Row
+    from fastchat.arena.release_statistics import Statistics
+    from fastchat.arena.scratch import Scratch
     from fastchat.serve.monitor.release_file import ReleaseFile
 
 PRESETS = "dataset_release_scripts"
@@ -69,51 +71,70 @@ def presets() -> dict[str, dict[str, Any]]:
 
 def run(config: "ReleaseFile") -> tuple["ReleaseReport", list[Path]]:
     """Runs the steps of a file: the report, and the files that were written."""
-    import orjson
+    from contextlib import ExitStack
 
     from fastchat.arena.redaction import read_redactor, redactor
-    from fastchat.arena.release import ReleaseReport, release_rows, statistics
-    from fastchat.arena.row_files import write_rows
+    from fastchat.arena.release import ReleaseReport, release_rows
+    from fastchat.arena.release_statistics import Statistics
+    from fastchat.arena.scratch import Scratch
     from fastchat.arena.sources import battle_rows
     from fastchat.arena.voter_key import kept_key
 
     report = ReleaseReport()
+    rules = config.rules()
     sources = (row for source in config.input for row in battle_rows(source, report.dropped))
     patterns = read_redactor(Path(config.redaction_file)) if config.redaction_file else redactor()
     folder = Path(config.output_dir)
-    rows = release_rows(
-        sources,
-        config.rules(),
-        report=report,
-        redactor=patterns if config.redact else None,
-        key=kept_key(Path(config.key_file) if config.key_file else folder / "release.key"),
-        labels=_labels(config, report.dropped),
-    )
-    if not rows:
+    key = kept_key(Path(config.key_file) if config.key_file else folder / "release.key")
+    with ExitStack() as opened:
+        rows = release_rows(
+            sources,
+            rules,
+            report=report,
+            redactor=patterns if config.redact else None,
+            key=key,
+            labels=_labels(config, opened.enter_context(Scratch()), report.dropped),
+        )
+        statistics = Statistics(people=opened.enter_context(Scratch()))
+        return report, _write(config, rows, statistics, report)
+
+
+def _write(
+    config: "ReleaseFile", rows: "Iterator[Row]", statistics: "Statistics", report: "ReleaseReport"
+) -> list[Path]:
+    """Writes the data set, what describes it and what became of the rows.
+
+    Raises:
+        DataError: there is no row; then nothing is written.
+    """
+    import itertools
+
+    import orjson
+
+    from fastchat.arena.row_files import write_rows
+
+    first = next(rows, None)
+    if first is None:
         raise DataError(f"nothing is left to release: {dict(report.dropped.most_common())}.")
-    public = folder / config.name
-    data = public / f"data.{config.format}"
-    write_rows(data, rows)
-    written = [data]
-    for name, value in (("statistics", statistics(rows)), ("report", report.to_json())):
+    public = Path(config.output_dir) / config.name
+    written = [public / f"data.{config.format}"]
+    write_rows(written[0], statistics.passing(itertools.chain([first], rows)))
+    for name, value in (("statistics", statistics.to_json()), ("report", report.to_json())):
         path = public / f"{name}.json"
         path.write_bytes(orjson.dumps(value, option=orjson.OPT_INDENT_2) + b"\n")
         written.append(path)
-    return report, written
+    return written
 
 
-def _labels(config: "ReleaseFile", refused: Counter[str]) -> dict[str, dict[str, Any]]:
-    """The fields to join, by the key of their row."""
-    from fastchat.arena.release import row_key
+def _labels(config: "ReleaseFile", scratch: "Scratch", refused: Counter[str]) -> "Labels | None":
+    """The fields to join; None where the file asks for none."""
+    from fastchat.arena.release import Labels
     from fastchat.arena.row_files import read_rows
 
-    labels: dict[str, dict[str, Any]] = {}
+    labels = Labels(scratch)
     for join in config.merge:
-        for row in read_rows(Path(join.file), refused):
-            given = {name: row[name] for name in join.fields if name in row}
-            if given and (key := row_key(row)):
-                labels.setdefault(key, {}).update(given)
-    return labels
+        labels.add(read_rows(Path(join.file), refused), join.fields)
+    return labels if config.merge else None
 
 
 def _push(repo: str, paths: Sequence[Path], token: str | None) -> str:
