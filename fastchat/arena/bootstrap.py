@@ -25,6 +25,7 @@ from fastchat.arena.rating import (
     solve,
     win_probabilities,
 )
+from fastchat.arena.tie_models import TieModel, fit_with_ties, parameters_of, resolved
 from fastchat.arena.votes import Floats
 from fastchat.errors import ModelError, UsageError
 
@@ -50,19 +51,31 @@ class _Cells:
 
 
 def bootstrap_ratings(
-    counts: Counts, *, rounds: int = 100, seed: int = 0, anchor: tuple[str, float] | None = None
+    counts: Counts,
+    *,
+    rounds: int = 100,
+    seed: int = 0,
+    anchor: tuple[str, float] | None = None,
+    ties: TieModel | None = None,
 ) -> Ratings:
     """Ratings of all votes with the 2.5 % and 97.5 % quantiles of `rounds` resamples.
 
     In each resample the mean is 1000 as in the ratings; an anchor moves all of them alike.
+
+    ties: a model in which a tie is an outcome of its own, whose parameter keeps its sandwich
+        interval; None takes a tie as half a win.
 
     Raises:
         UsageError: fewer than two rounds; the anchor has no vote.
     """
     if rounds < 2:
         raise UsageError(f"--num-bootstrap {rounds} gives no interval; take 2 or more.")
-    ratings = fit(counts)
-    thetas = bootstrap(counts, rounds=rounds, seed=seed, ratings=ratings)
+    if ties is None:
+        ratings = fit(counts)
+        thetas = bootstrap(counts, rounds=rounds, seed=seed, ratings=ratings)
+    else:
+        ratings = fit_with_ties(counts, ties)
+        thetas = _bootstrap_with_ties(counts, ties, ratings, rounds=rounds, seed=seed)
     points = POINTS * thetas + MEAN
     lower, upper = np.quantile(points, [0.025, 0.975], axis=0)
     ratings = replace(ratings, lower=lower, upper=upper, variance=points.var(axis=0, ddof=1))
@@ -82,6 +95,18 @@ def bootstrap(
         return np.zeros((rounds, len(counts.models)))
     chord = _Chord(counts, ratings)
     return np.stack([chord.fit(sample) for sample in resamples(counts, rounds=rounds, seed=seed)])
+
+
+def _bootstrap_with_ties(
+    counts: Counts, ties: TieModel, ratings: Ratings, *, rounds: int, seed: int
+) -> Floats:
+    """(rounds, m) theta of each resample under a model of ties."""
+    counts = among_met(counts)
+    if len(counts.models) < 2:
+        return np.zeros((rounds, len(counts.models)))
+    start = parameters_of(ratings)
+    drawn = (counts_of(counts.models, *s) for s in resamples(counts, rounds=rounds, seed=seed))
+    return np.stack([resolved(sample, ties, start=start) for sample in drawn])
 
 
 def resamples(counts: Counts, *, rounds: int, seed: int) -> Iterator[tuple[Floats, Floats]]:

@@ -11,8 +11,9 @@ from typing import Any, cast
 
 import orjson
 
-from fastchat.arena.leaderboard import Board, Interval, Leaderboard, Row, System
+from fastchat.arena.leaderboard import Board, Interval, Leaderboard, Row, System, Ties
 from fastchat.arena.model_table import ModelInfo
+from fastchat.arena.rating import TieParameter
 from fastchat.errors import DataError
 
 COLUMNS = (
@@ -78,6 +79,7 @@ def leaderboard_from_json(data: bytes) -> Leaderboard:
             updated_at=value["updated_at"],
             system=cast(System, value["system"]),
             interval=cast(Interval, value["interval"]),
+            ties=cast(Ties, value.get("ties", "half")),
             anchor=value["anchor"],
             history=tuple((moment, ratings) for moment, ratings in value["history"]),
             refused=value["refused"],
@@ -96,6 +98,7 @@ def _board(value: Mapping[str, Any]) -> Board:
         win_fractions=tuple(map(tuple, value["win_fractions"])),
         battles=tuple(map(tuple, value["battles"])),
         coefficients={k: (v[0], v[1], v[2]) for k, v in value["coefficients"].items()},
+        tie=TieParameter(**value["tie"]) if value.get("tie") else None,
         notes=tuple(value["notes"]),
     )
 

@@ -17,9 +17,10 @@ from fastchat.arena.categories import Category
 from fastchat.arena.connection import Connection
 from fastchat.arena.counts import Counts, average_win_rates, fold, reweighted, win_fractions
 from fastchat.arena.elo import bootstrap_elo, median_ratings, online_elo
-from fastchat.arena.rating import Ratings, anchored, fit, ranks
+from fastchat.arena.rating import Ratings, TieParameter, anchored, fit, ranks
 from fastchat.arena.style import FEATURES, style_features
 from fastchat.arena.style_control import StyleRatings, fit_style
+from fastchat.arena.tie_models import TieModel, fit_with_ties
 from fastchat.arena.votes import Floats, Votes, votes_from_frame
 
 if TYPE_CHECKING:
@@ -29,6 +30,8 @@ STYLE_SUFFIX = "_style_control"
 
 System = Literal["bt", "elo"]
 Interval = Literal["sandwich", "bootstrap"]
+Ties = Literal["half", "davidson", "rao-kupper"]
+"""A tie as half a win for each, or as an outcome of its own."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -57,6 +60,7 @@ class Board:
             none; in the order of `rows`.
         battles: how often the two met.
         coefficients: of style features: natural log-odds a standard deviation, lower, upper.
+        tie: the tie parameter, where a tie is an outcome of its own.
         notes: what the reader should know, such as groups that never met.
     """
 
@@ -68,6 +72,7 @@ class Board:
     win_fractions: tuple[tuple[float | None, ...], ...] = ()
     battles: tuple[tuple[int, ...], ...] = ()
     coefficients: Mapping[str, tuple[float, float, float]] = field(default_factory=dict)
+    tie: TieParameter | None = None
     notes: tuple[str, ...] = ()
 
     @property
@@ -92,6 +97,7 @@ class Leaderboard:
     """Time of the last vote, seconds UTC."""
     system: System = "bt"
     interval: Interval = "sandwich"
+    ties: Ties = "half"
     anchor: str | None = None
     history: tuple[tuple[float, Mapping[str, float]], ...] = ()
     refused: Mapping[str, int] = field(default_factory=dict)
@@ -116,6 +122,8 @@ class Method:
 
     system: System = "bt"
     interval: Interval = "sandwich"
+    ties: Ties = "half"
+    """Of Bradley-Terry; boards with style control take a tie as half a win."""
     rounds: int = 100
     seed: int = 42
     anchor: tuple[str, float] | None = None
@@ -156,6 +164,7 @@ def build(
         updated_at=float(last) if isinstance(last, int | float) else None,
         system=method.system,
         interval=method.interval,
+        ties=method.ties,
         anchor=method.anchor[0] if method.anchor else None,
         history=() if first is None else history(first, method),
         refused=dict(Counter(refused or {})),
@@ -186,9 +195,24 @@ def rate(votes: Votes, counts: Counts, method: Method) -> Ratings:
         counts = reweighted(counts)
     if method.interval == "bootstrap":
         return bootstrap_ratings(
-            counts, rounds=method.rounds, seed=method.seed, anchor=method.anchor
+            counts,
+            rounds=method.rounds,
+            seed=method.seed,
+            anchor=method.anchor,
+            ties=_tie_model(method.ties),
         )
-    return fit(counts, anchor=method.anchor)
+    return _fitted(counts, method.ties, method.anchor)
+
+
+def _tie_model(ties: Ties) -> TieModel | None:
+    return None if ties == "half" else ties
+
+
+def _fitted(counts: Counts, ties: Ties, anchor: tuple[str, float] | None) -> Ratings:
+    """Bradley-Terry ratings with sandwich intervals."""
+    if (model := _tie_model(ties)) is None:
+        return fit(counts, anchor=anchor)
+    return fit_with_ties(counts, model, anchor=anchor)
 
 
 def _elo_ratings(votes: Votes, method: Method) -> Ratings:
@@ -269,6 +293,7 @@ def board_of(ratings: Ratings, counts: Counts, *, key: str, title: str) -> Board
         n_votes=round(counts.total),
         win_fractions=tuple(tuple(map(_known, row)) for row in fractions.tolist()),
         battles=tuple(tuple(map(round, row)) for row in met.tolist()),
+        tie=ratings.tie,
         notes=_notes(ratings),
     )
 
@@ -287,7 +312,14 @@ def _notes(ratings: Ratings) -> tuple[str, ...]:
             f"where votes do not bound a rating, a ridge of {ratings.ridge} (a prior of 550 points "
             "about the mean) does."
         )
+    if ratings.tie is not None:
+        lines.append(f"a tie is an outcome of its own; {_shown(ratings.tie)}.")
     return tuple(lines)
+
+
+def _shown(tie: TieParameter) -> str:
+    reach = "" if tie.lower is None else f" ({tie.lower:.3f} to {tie.upper:.3f})"
+    return f"how often equal models tie: {tie.name} {tie.value:.3f}{reach}"
 
 
 def history(
@@ -302,7 +334,7 @@ def history(
     found: list[tuple[float, Mapping[str, float]]] = []
     for moment in np.linspace(times[0], times[-1], method.moments + 1)[1:]:
         upto = int(np.searchsorted(times, moment, side="right"))
-        ratings = fit(fold(votes.take(np.arange(upto))))
+        ratings = _fitted(fold(votes.take(np.arange(upto))), method.ties, None)
         if method.anchor and method.anchor[0] in ratings.models:
             ratings = anchored(ratings, *method.anchor)
         found.append((float(moment), _by_model(ratings.models, ratings.rating)))

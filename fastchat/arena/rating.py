@@ -1,9 +1,10 @@
 """Bradley-Terry ratings with intervals, from counts of votes. Arrays only; numpy and scipy.
 
-P(row beats column) = 1 / (1 + exp(theta_column - theta_row)). A tie is half a win for each. The
-fit is Newton's method on the exact likelihood, without any penalty; the intervals are those of
-the sandwich estimator, from each vote's own gradient, which stay right where ties make votes less
-scattered than a coin. Ratings are 400 / ln 10 theta, moved to a mean of 1000.
+P(row beats column) = 1 / (1 + exp(theta_column - theta_row)). A tie is half a win for each;
+`tie_models` has the models in which it is an outcome of its own. The fit is Newton's method on the
+exact likelihood, without any penalty; the intervals are those of the sandwich estimator, from each
+vote's own gradient, which stay right where ties make votes less scattered than a coin. Ratings are
+400 / ln 10 theta, moved to a mean of 1000.
 
 Source: Hunter 2004, "MM algorithms for generalized Bradley-Terry models", for the likelihood;
 White 1982, "Maximum likelihood estimation of misspecified models", for the covariance.
@@ -38,6 +39,21 @@ _LAST_STEP = 1e-7
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class TieParameter:
+    """How often equal models tie, as the fit of a tie model (`tie_models`) found it.
+
+    Attributes:
+        name: nu of Davidson's model, kappa of Rao and Kupper's.
+        lower, upper: its 95 % interval; None where there are no ties to tell.
+    """
+
+    name: str
+    value: float
+    lower: float | None = None
+    upper: float | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Ratings:
     """Strengths of models with 95 % intervals.
 
@@ -50,6 +66,7 @@ class Ratings:
         connection: what of the votes keeps ratings from being finite.
         ridge: the penalty that was needed, or None.
         anchor: the model whose rating was set, or None where the mean is 1000.
+        tie: the tie parameter, or None where a tie is half a win.
     """
 
     models: tuple[str, ...]
@@ -62,6 +79,7 @@ class Ratings:
     connection: Connection
     ridge: float | None = None
     anchor: str | None = None
+    tie: TieParameter | None = None
 
     @property
     def rank(self) -> NDArray[np.int64]:
@@ -92,15 +110,15 @@ def fit(
     ridge = None if found.is_finite else RIDGE
     first = np.array([(start or {}).get(name, 0.0) for name in counts.models])
     theta = solve(counts, ridge=ridge or 0.0, start=first)
-    variance = sandwich(counts, theta, ridge=ridge or 0.0) * POINTS**2
-    ratings = _ratings(counts, theta, variance)
+    ratings = ratings_of_theta(counts, theta, sandwich(counts, theta, ridge=ridge or 0.0))
     ratings = replace(ratings, connection=found, ridge=ridge)
     return ratings if anchor is None else anchored(ratings, anchor[0], anchor[1])
 
 
-def _ratings(counts: Counts, theta: Floats, variance: Floats) -> Ratings:
-    """The record of what was computed."""
+def ratings_of_theta(counts: Counts, theta: Floats, theta_variance: Floats) -> Ratings:
+    """The record of (m,) strengths and their variances; the caller says how they connect."""
     rating = POINTS * theta + MEAN
+    variance = theta_variance * POINTS**2
     half = Z95 * np.sqrt(variance)
     return Ratings(
         models=counts.models,

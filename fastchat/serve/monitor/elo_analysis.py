@@ -32,6 +32,8 @@ class EloAnalysisSettings:
     """Bradley-Terry, or Elo in the order of the votes."""
     interval: Literal["sandwich", "bootstrap"] = "sandwich"
     """How intervals of Bradley-Terry are made."""
+    ties: Literal["half", "davidson", "rao-kupper"] = "half"
+    """A tie as half a win for each, or as an outcome with a parameter of its own."""
     num_bootstrap: int = 100
     """Resamples, of bootstrap intervals and of Elo."""
     seed: int = 42
@@ -90,6 +92,7 @@ def elo_analysis(settings: EloAnalysisSettings) -> None:
     method = Method(
         system=settings.rating_system,
         interval=settings.interval,
+        ties=settings.ties,
         rounds=settings.num_bootstrap,
         seed=settings.seed,
         anchor=anchor,
@@ -110,6 +113,12 @@ def _check(settings: EloAnalysisSettings) -> None:
         raise UsageError("--style-control is of Bradley-Terry; leave --rating-system elo away.")
     if settings.rating_system == "elo" and settings.reweight:
         raise UsageError("--reweight is of Bradley-Terry; leave --rating-system elo away.")
+    if settings.rating_system == "elo" and settings.ties != "half":
+        raise UsageError(f"--ties {settings.ties} is of Bradley-Terry; Elo has --ties half only.")
+    if settings.style_control and settings.ties != "half":
+        raise UsageError(
+            f"--style-control takes a tie as half a win; --ties {settings.ties} fails."
+        )
     if not settings.category:
         raise UsageError("--category names no category; full is that of all battles.")
     for name in ("scale", "daily_vote_per_user", "num_cpu"):

@@ -6,6 +6,7 @@ from typing import Any
 import pytest
 from voting import tool
 
+from fastchat.arena.export import read_leaderboard
 from fastchat.serve.monitor.elo_analysis import main
 
 
@@ -75,11 +76,35 @@ def test_filters_and_methods(shared: Path, tmp_path: Path) -> None:
     assert len(rows_of(out / "ratings.csv")) == 6
 
 
+@pytest.mark.parametrize(("ties", "name"), [("davidson", "nu"), ("rao-kupper", "kappa")])
+def test_ties_as_an_outcome_of_their_own_are_rated_and_told(
+    shared: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], ties: str, name: str
+) -> None:
+    path, _ = made(shared, tmp_path, "random", 6, 3000, 1, 0.3, 0.8, 0.0)
+    run(path, tmp_path / "half", "--no-plots")
+    run(path, tmp_path / "out", "--no-plots", "--ties", ties, "--category", "full,english")
+    half, found = (rows_of(tmp_path / folder / "ratings.csv") for folder in ("half", "out"))
+    assert list(half) == list(found)
+    assert half["model-001"]["rating"] != found["model-001"]["rating"]
+    assert f"how often equal models tie: {name} " in capsys.readouterr().out
+    board = read_leaderboard(tmp_path / "out" / "ratings.json")
+    assert board.ties == ties
+    for one in board.boards.values():
+        assert one.tie is not None and one.tie.lower is not None and one.tie.upper is not None
+        assert one.tie.name == name and one.tie.lower < one.tie.value < one.tie.upper
+    run(path, tmp_path / "resampled", "--no-plots", "--ties", ties, "--interval", "bootstrap")
+    resampled = rows_of(tmp_path / "resampled" / "ratings.csv")
+    assert resampled["model-001"]["rating"] == found["model-001"]["rating"]
+    assert resampled["model-001"]["rating_q025"] != found["model-001"]["rating_q025"]
+
+
 @pytest.mark.parametrize(
     ("flags", "words"),
     [
         (["--num-bootstrap", "1"], "--num-bootstrap"),
         (["--rating-system", "elo", "--style-control"], "--style-control"),
+        (["--rating-system", "elo", "--ties", "davidson"], "--ties davidson"),
+        (["--style-control", "--ties", "rao-kupper"], "--ties rao-kupper"),
         (["--category", "medicine"], "medicine"),
         (["--anchor-model", "nobody"], "nobody"),
         (["--exclude-url"], "no texts"),
