@@ -23,10 +23,12 @@ from fastchat.web.battle_view import (
     phase_of,
 )
 from fastchat.web.chat import LATEX_DELIMITERS, notice_html
+from fastchat.web.draft import TakenDraft, news
 from fastchat.web.duel import Duels, Question
 from fastchat.web.duel_records import OUTCOMES, THUMBS, Duel
 from fastchat.web.examples import Examples
 from fastchat.web.models import Listing
+from fastchat.web.pane import Draft
 from fastchat.web.pieces import Sampling
 from fastchat.web.sliders import build_sliders, sampling_of, tokens_update
 from fastchat.web.texts import Texts
@@ -43,8 +45,7 @@ class Controls:
 
     duel: gr.State
     phase: gr.State
-    emptied: gr.State
-    """The last `Phase.sent` for which the message box was emptied."""
+    taken: TakenDraft
     pickers: tuple[gr.Dropdown, ...]
     names: gr.HTML | None
     temperature: gr.Slider
@@ -145,7 +146,7 @@ class Battle:
         return Controls(
             duel=gr.State(Duel(kind=self.kind)),
             phase=gr.State(Phase()),
-            emptied=gr.State(0),
+            taken=TakenDraft(),
             pickers=pickers,
             names=names,
             temperature=sliders[0],
@@ -269,13 +270,14 @@ class Battle:
             it.example.click(self.draw_example, [], [it.message], **quick, **hidden)
         followers = [it.votes, *it.choices, it.regenerate, it.clear]
         followers += [control for control in (it.share, it.names) if control is not None]
-        it.phase.change(
+        followed = it.phase.change(
             self.follow_phase,
-            [it.phase, it.emptied],
-            [it.emptied, it.message, *followers],
+            [it.phase, it.taken.emptied],
+            [*it.taken.outputs, it.message, *followers],
             **quick,
             **hidden,
         )
+        it.taken.empty_after(followed, it.message)
         gr.on(
             [listed.change, *(picker.input for picker in it.pickers)],
             self.follow_models,
@@ -306,6 +308,7 @@ class Battle:
             models=chosen,
             sampling=self._sampling(asked[-3:]),
             pictures=pictures,
+            draft=Draft(text=str(text), files=len(uploads)),
         )
         visitor = self.visitors.of(request)
         steps = self.duels.send(duel, question, visitor=visitor, key=self._key(request))
@@ -356,7 +359,6 @@ class Battle:
 
     async def follow_phase(self, phase: Phase, emptied: int) -> list[Any]:
         """Buttons, names and message box for `phase`; a draft typed meanwhile stays."""
-        message = self.look.message_update(phase, empties=phase.sent != emptied)
         buttons = [gr.update(interactive=phase.can_vote) for _ in self.controls.choices]
         updates: list[Any] = [
             gr.update(visible=phase.has_answers and not phase.is_over),
@@ -370,7 +372,8 @@ class Battle:
             updates.append(gr.update(interactive=phase.has_answers and not phase.running))
         if self.controls.names is not None:
             updates.append(names_html(phase.names, self.texts.arena))
-        return [phase.sent, message, *updates]
+        message = self.look.message_update(phase)
+        return [*news(phase.sent, emptied, phase.draft), message, *updates]
 
     async def follow_models(
         self,

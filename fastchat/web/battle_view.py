@@ -11,6 +11,7 @@ from fastchat.store.arena_records import Kind
 from fastchat.web.chat import bubbles, empty_html, notice_html
 from fastchat.web.duel_records import Duel
 from fastchat.web.models import Listing
+from fastchat.web.pane import NO_DRAFT, Draft
 from fastchat.web.texts import ArenaTexts, Texts
 
 
@@ -35,6 +36,8 @@ class Phase:
     """A battle with its vote: nothing more is asked in it."""
     names: Names = Names()
     sent: int = 0
+    draft: Draft = NO_DRAFT
+    """What stood in the message box when it was sent last."""
 
 
 def phase_of(duel: Duel) -> Phase:
@@ -49,6 +52,7 @@ def phase_of(duel: Duel) -> Phase:
         is_over=is_over,
         names=Names(a=duel.sides[0].model, b=duel.sides[1].model) if is_over else Names(),
         sent=duel.sent,
+        draft=duel.draft,
     )
 
 
@@ -75,17 +79,14 @@ class Look:
             return words.ask_with_picture
         return words.ask_direct if self.kind == "direct" else words.ask
 
-    def message_update(self, phase: Phase, *, empties: bool) -> dict[str, Any]:
+    def message_update(self, phase: Phase) -> dict[str, Any]:
         """The message box: stop while answers come, closed when the round is over."""
-        changes: dict[str, Any] = {
-            "submit_btn": not (phase.running or phase.is_over),
-            "stop_btn": phase.running,
-            "interactive": not phase.is_over,
-            "placeholder": self.hint(phase, any_model=True),
-        }
-        if empties:
-            changes["value"] = {"text": "", "files": []} if self.vision else ""
-        return gr.update(**changes)
+        return gr.update(
+            submit_btn=not (phase.running or phase.is_over),
+            stop_btn=phase.running,
+            interactive=not phase.is_over,
+            placeholder=self.hint(phase, any_model=True),
+        )
 
     def placeholder(self, listing: Listing, i: int) -> str:
         """What stands where conversation `i` will be."""

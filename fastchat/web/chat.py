@@ -8,9 +8,10 @@ from typing import Any
 import gradio as gr
 
 from fastchat.message import Message
+from fastchat.web.draft import TakenDraft, news
 from fastchat.web.markdown import shown
 from fastchat.web.models import Listing, Model
-from fastchat.web.pane import Pane, Panes
+from fastchat.web.pane import NO_DRAFT, Draft, Pane, Panes
 from fastchat.web.pieces import Sampling
 from fastchat.web.sliders import build_sliders, sampling_of, tokens_update
 from fastchat.web.texts import PageTexts, Texts, load_texts
@@ -42,6 +43,8 @@ class Phase:
     running: bool = False
     can_regenerate: bool = False
     sent: int = 0
+    draft: Draft = NO_DRAFT
+    """What stood in the message box when it was sent last."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -55,8 +58,7 @@ class Controls:
 
     pane: gr.State
     phase: gr.State
-    emptied: gr.State
-    """The last `Phase.sent` for which the message box was emptied."""
+    taken: TakenDraft
     listed: gr.State
     welcome: gr.State
     """The listing that the empty conversation speaks of."""
@@ -132,7 +134,7 @@ class Chat:
         return Controls(
             pane=gr.State(Pane()),
             phase=gr.State(Phase()),
-            emptied=gr.State(0),
+            taken=TakenDraft(),
             listed=gr.State(Listed()),
             welcome=gr.State(WELCOME),
             model=model,
@@ -192,13 +194,14 @@ class Chat:
             **quick,
             **open_to_programs,
         )
-        it.phase.change(
+        followed = it.phase.change(
             self.follow_phase,
-            [it.phase, it.emptied],
-            [it.emptied, it.message, it.regenerate, it.clear],
+            [it.phase, it.taken.emptied],
+            [*it.taken.outputs, it.message, it.regenerate, it.clear],
             **quick,
             **hidden,
         )
+        it.taken.empty_after(followed, it.message)
         gr.on(
             [page.load, gr.Timer(REFRESH_S).tick, it.model.focus],
             self.refresh,
@@ -281,11 +284,9 @@ class Chat:
 
     async def follow_phase(self, phase: Phase, emptied: int) -> list[Any]:
         """Buttons and message box for `phase`; a draft typed meanwhile stays."""
-        message: dict[str, Any] = {"submit_btn": not phase.running, "stop_btn": phase.running}
-        if phase.sent != emptied:
-            message["value"] = ""
+        message = gr.update(submit_btn=not phase.running, stop_btn=phase.running)
         buttons = gr.update(interactive=phase.can_regenerate)
-        return [phase.sent, gr.update(**message), buttons, buttons]
+        return [*news(phase.sent, emptied, phase.draft), message, buttons, buttons]
 
     async def refresh(
         self, listed: Listed, model: str | None, request: gr.Request
@@ -337,7 +338,12 @@ def draw(pane: Pane) -> list[Any]:
     """The values that show `pane`: itself, its phase, conversation, notice."""
     return [
         pane,
-        Phase(running=pane.running, can_regenerate=pane.can_regenerate, sent=pane.sent),
+        Phase(
+            running=pane.running,
+            can_regenerate=pane.can_regenerate,
+            sent=pane.sent,
+            draft=pane.draft,
+        ),
         [bubble for said in pane.messages for bubble in bubbles(said)],
         notice_html(pane.notice),
     ]

@@ -35,9 +35,11 @@ from fastchat.web.ledger import Ledger, utc_now
 from fastchat.web.models import ModelDirectory
 from fastchat.web.pane import (
     LOOK_UP_S,
+    NO_DRAFT,
     TURN_LIMIT,
     UPDATE_S,
     Answer,
+    Draft,
     notice_for,
 )
 from fastchat.web.pieces import Sampling, pieces_of
@@ -70,6 +72,8 @@ class Question:
     """The chosen models, where they are chosen."""
     sampling: Sampling
     pictures: tuple[Picture, ...] = ()
+    draft: Draft = NO_DRAFT
+    """What stands in the message box; emptied once the question is taken."""
 
 
 class Duels:
@@ -116,6 +120,7 @@ class Duels:
         """
         text = question.text.strip()
         if not text and not question.pictures:
+            yield duel  # a handler that yields nothing empties what it draws
             return
         if refusal := self._refusal(duel, key):
             yield replace(duel, notice=refusal)
@@ -141,6 +146,7 @@ class Duels:
                 asked.asked(said, tuple(p.hash for p in pictures)),
                 notice=" ".join(notices),
                 sent=duel.sent + 1,
+                draft=question.draft,
                 cookie=asked.cookie or visitor.cookie,
             )
             async for step in self._answer(asked, question.sampling, visitor=visitor, key=key):
@@ -153,6 +159,7 @@ class Duels:
     ) -> AsyncIterator[Duel]:
         """Has the last question answered again, by the same models."""
         if not duel.sides or not duel.sides[0].messages:
+            yield duel
             return
         if duel.kind == "anonymous" and duel.vote:
             yield replace(duel, notice=self.words.begin_new_round)

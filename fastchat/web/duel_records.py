@@ -17,6 +17,7 @@ from fastchat.store.arena_records import (
     StoredShare,
     StoredVote,
 )
+from fastchat.web.pane import NO_DRAFT, Draft
 from fastchat.web.pieces import Sampling
 
 OUTCOMES: dict[str, Outcome] = {
@@ -95,6 +96,8 @@ class Duel:
     notice: str = ""
     sent: int = 0
     """How often the message box was emptied into a question."""
+    draft: Draft = NO_DRAFT
+    """What stood in the message box then."""
     cookie: str = ""
     """The browser that asked the first question; only it may vote."""
     vision: bool = False

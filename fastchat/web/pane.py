@@ -31,6 +31,17 @@ LOOK_UP_S = 1.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Draft:
+    """What stands in a message box."""
+
+    text: str = ""
+    files: int = 0
+
+
+NO_DRAFT = Draft()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Pane:
     """What was said, what is going on, and what there is to tell the reader."""
 
@@ -40,6 +51,8 @@ class Pane:
     notice: str = ""
     sent: int = 0
     """How often the message box was emptied into a question."""
+    draft: Draft = NO_DRAFT
+    """What stood in the message box then."""
 
     @property
     def can_regenerate(self) -> bool:
@@ -137,7 +150,7 @@ class Panes:
         Args:
             key: names the pane among all that are open; one answer at a time in each.
         """
-        text = text.strip()
+        draft, text = Draft(text=text), text.strip()
         if not text:
             yield pane  # a handler that yields nothing empties what it draws
             return
@@ -149,7 +162,9 @@ class Panes:
             text = text[: self.message_limit]
             notice = self.notices.cut.format(limit=self.message_limit)
         messages = (*pane.messages, Message(role="user", text=text))
-        asked = Pane(messages=messages, running=True, notice=notice, sent=pane.sent + 1)
+        asked = Pane(
+            messages=messages, running=True, notice=notice, sent=pane.sent + 1, draft=draft
+        )
         async for pane in self._answer(asked, str(model), sampling=sampling, key=key):
             yield pane
 

@@ -70,6 +70,16 @@ async def test_one_model_battles_itself(open_duels: OpenDuels, fake: Any) -> Non
     assert duel.can_vote
 
 
+async def test_nothing_to_do_leaves_the_duel_as_it_is(open_duels: OpenDuels, fake: Any) -> None:
+    duels = open_duels()
+    duel = await asked(duels, Duel(), "hello")
+    empty = Question(text="  ", sampling=Sampling())
+    steps = duels.send(duel, empty, visitor=READER, key="k")
+    assert [step async for step in steps] == [duel], "an empty question empties no conversation"
+    again = duels.regenerate(Duel(), Sampling(), visitor=READER, key="k")
+    assert [step async for step in again] == [Duel()]
+
+
 async def test_no_model_is_told(open_duels: OpenDuels, fake: Any) -> None:
     fake.models = []
     for kind in ("anonymous", "named", "direct"):

@@ -1,5 +1,6 @@
 """The page in a real browser: what a person sees and does."""
 
+import json
 import re
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -45,9 +46,14 @@ class Reader:
     def see(self, what: Any) -> None:
         self.expect(what).to_be_visible(timeout=20_000)
 
-    def say(self, text: str) -> None:
+    def enter(self, text: str) -> None:
         self.tab.fill(BOX, text)
         self.tab.press(BOX, "Enter")
+
+    def say(self, text: str) -> None:
+        """Asks, and waits until the question was taken."""
+        self.enter(text)
+        self.expect(self.tab.locator(BOX)).to_have_value("", timeout=20_000)
 
     @property
     def answers(self) -> Any:
@@ -58,6 +64,7 @@ class Reader:
 
     def wait_until_done(self) -> None:
         self.see(self.tab.locator(".submit-button"))
+        self.expect(self.button("Regenerate")).to_be_enabled(timeout=20_000)
 
     def button(self, name: str) -> Any:
         return self.tab.locator(".actions").get_by_role("button", name=name)
@@ -92,11 +99,10 @@ def test_a_person_chats(reader: Reader, fake: Any) -> None:
     reader.say("hello there")
     reader.wait_for_answer("parrot heard: hello there")
     reader.wait_until_done()
-    reader.expect(reader.tab.locator(BOX)).to_have_value("")
 
     # Nothing to send: what was said stays on the page.
     with reader.tab.expect_event("requestfinished", lambda r: "queue/data" in r.url):
-        reader.say("   ")
+        reader.enter("   ")
     reader.say("say it again !rich")
     reader.see(reader.answers.last.locator("h1", has_text="Heading"))
     reader.expect(reader.answers).to_have_count(2)
@@ -179,7 +185,7 @@ def test_the_list_of_models_is_live(browser: Any, page: str, fake: Any) -> None:
     reader = Reader(browser.new_context(), page)
     reader.see(reader.tab.get_by_text(TEXTS.empty.title))
     reader.see(reader.tab.get_by_text(TEXTS.empty.command))
-    reader.say("too early")
+    reader.enter("too early")
     reader.see(reader.tab.get_by_text(TEXTS.notice.no_model))
     assert reader.tab.input_value(BOX) == "too early"
 
@@ -224,6 +230,30 @@ def test_nothing_that_is_written_runs(reader: Reader) -> None:
     reader.tab.wait_for_timeout(500)
     assert reader.tab.evaluate("window.pwned") is None
     assert [url for url in reader.requests if not url.startswith((reader.url, "data:"))] == []
+
+
+def test_a_draft_outlives_late_news_of_the_last_question(reader: Reader) -> None:
+    held: list[Any] = []
+
+    def hold(route: Any) -> None:
+        body = json.loads(route.request.post_data)
+        if held or "data" not in body or "first" in body["data"]:
+            route.continue_()
+        else:
+            held.append(route)  # what would have emptied the box at once
+
+    reader.tab.route("**/queue/join*", hold)
+    reader.enter("first")
+    reader.wait_for_answer("parrot heard: first")
+    reader.tab.fill(BOX, "second")
+    with reader.tab.expect_response(lambda response: "queue/join" in response.url):
+        held.pop().continue_()
+    reader.tab.unroute_all()
+    reader.wait_until_done()
+    assert reader.tab.input_value(BOX) == "second"
+    reader.tab.press(BOX, "Enter")
+    reader.wait_for_answer("parrot heard: second")
+    reader.expect(reader.tab.locator(BOX)).to_have_value("")
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])

@@ -9,7 +9,7 @@ import pytest
 
 from fastchat.message import Message
 from fastchat.web.models import ModelDirectory, Source
-from fastchat.web.pane import TURN_LIMIT, Pane, Panes
+from fastchat.web.pane import TURN_LIMIT, Draft, Pane, Panes
 from fastchat.web.pieces import Sampling, answered
 from fastchat.web.texts import load_texts
 
@@ -46,7 +46,8 @@ async def test_an_answer_streams_and_ends_ready_for_the_next_question(
     panes: Panes, fake: Any
 ) -> None:
     shown = await ask(panes, "  hello you  ")
-    assert shown[0] == Pane(messages=(user("hello you"),), running=True, sent=1)
+    draft = Draft(text="  hello you  ")
+    assert shown[0] == Pane(messages=(user("hello you"),), running=True, sent=1, draft=draft)
     assert {pane.sent for pane in shown} == {1}, "the message box is emptied once"
     assert all(pane.running for pane in shown[:-1])
     last = shown[-1]
