@@ -19,6 +19,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from fastchat.errors import BodyTooLargeError, UpstreamTimeoutError, UsageError
 from fastchat.protocol.errors import error_body, public_error
+from fastchat.serve.sockets import bind, listen
 from fastchat.settings import ServerSettings
 
 log = logging.getLogger(__name__)
@@ -36,12 +37,6 @@ SSE_STALL_S = 1.5
 SSE_LINGER_S = 30.0
 SSE_DONE = b"data: [DONE]\n\n"
 _TICK_S = 0.5
-
-_TCP_UNSENT_BYTES = 65536
-"""What the kernel takes from us beyond what the peer has room for (TCP_NOTSENT_LOWAT): a
-stream that nobody reads is noticed after this much."""
-_TCP_USER_TIMEOUT_MS = 60_000
-"""A peer that acknowledges nothing, or has no room, for this long is cut off."""
 
 
 def json_response(value: Any, status: int = 200, headers: dict[str, str] | None = None) -> Response:
@@ -315,6 +310,7 @@ def serve(app: ASGIApp, settings: ServerSettings) -> None:
         KeyboardInterrupt: the server was ended by Ctrl-C.
     """
     sockets = bind(settings.host, settings.port)
+    listen(sockets, settings.host, settings.port)
     run_loop(serve_sockets(app, settings, sockets=sockets))
 
 
@@ -381,46 +377,3 @@ async def serve_sockets(
     await server.serve(sockets=sockets)
     if server.interrupted:
         raise KeyboardInterrupt
-
-
-def bind(host: str, port: int) -> list[socket.socket]:
-    """Listening sockets; for `localhost` on both address families where they exist.
-
-    Raises:
-        UsageError: nothing could be bound; the message says why.
-    """
-    sockets: list[socket.socket] = []
-    reason: OSError | None = None
-    try:
-        found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
-    except OSError as error:
-        found, reason = [], error
-    for family, kind, proto, _, address in sorted(found, key=lambda item: item[0]):
-        listener = socket.socket(family, kind, proto)
-        try:
-            listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            _bound_peers(listener)
-            if family == socket.AF_INET6:
-                listener.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
-            if sockets and port == 0:
-                address = (address[0], sockets[0].getsockname()[1], *address[2:])
-            listener.bind(address)
-            sockets.append(listener)
-        except OSError as error:
-            listener.close()
-            reason = error
-    if not sockets:
-        why = reason.strerror if reason else "no such address"
-        remedy = "--port" if found else "--host"
-        raise UsageError(f"Cannot listen on {host}:{port}: {why}; choose another {remedy}.")
-    return sockets
-
-
-def _bound_peers(listener: socket.socket) -> None:
-    """Sets limits that connections accepted from `listener` inherit, where the system has them."""
-    for name, value in (
-        ("TCP_NOTSENT_LOWAT", _TCP_UNSENT_BYTES),
-        ("TCP_USER_TIMEOUT", _TCP_USER_TIMEOUT_MS),
-    ):
-        if hasattr(socket, name):
-            listener.setsockopt(socket.IPPROTO_TCP, getattr(socket, name), value)

@@ -36,9 +36,10 @@ for i in itertools.count():
 """The command, again and again; what it prints has been promised to somebody."""
 
 
-def started(*words: str, **pipes: int) -> subprocess.Popen[bytes]:
+def started(*words: str, stderr: int | None = None) -> subprocess.Popen[bytes]:
     env = {**os.environ, "LOGDIR": "", "OMP_NUM_THREADS": "1", "PYTHONUNBUFFERED": "1"}
-    return subprocess.Popen([sys.executable, *words], env=env, **pipes)
+    command = [sys.executable, *words]
+    return subprocess.Popen(command, env=env, stdout=subprocess.PIPE, stderr=stderr)
 
 
 class Site:
@@ -64,13 +65,14 @@ class Site:
         before = self.seen[200]
         try:
             await until(lambda: self.seen[200] >= before + 10 * CALLERS or process.poll())
+            assert process.poll() is None, "the gateway ended"
             yield
         finally:
             process.kill()
             for task in asking:
                 task.cancel()
             await asyncio.gather(*asking, return_exceptions=True)
-            process.wait()
+            process.communicate()
 
     async def chat(self, key: str) -> int:
         """The status of one chat, once the gateway knows its endpoint."""
@@ -100,9 +102,7 @@ class Maker:
     """The command that makes keys, until it is killed."""
 
     def __init__(self, database_url: str, name: str) -> None:
-        self._process = started(
-            "-c", MAKER, database_url, name, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL
-        )
+        self._process = started("-c", MAKER, database_url, name, stderr=subprocess.DEVNULL)
         assert self._process.stdout is not None
         self._out = self._process.stdout
 
