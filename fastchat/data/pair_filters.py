@@ -1,48 +1,74 @@
-"""Which preference pairs are worth learning from: agreement of voters, language, category."""
+"""Which preference pairs are worth learning from: agreement of voters, language, category.
 
+Each filter takes pairs, with the votes that they come from, and gives pairs. What must be known of
+all of them waits on the disk.
+"""
+
+import itertools
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
+from fastchat.message import Message
+
 if TYPE_CHECKING:
+    import polars as pl
+
+    from fastchat.arena.categories import Category
+    from fastchat.arena.scratch import Scratch
     from fastchat.data.votes_to_pairs import PreferencePair, Report
 
 Line = Mapping[str, Any]
-Key = tuple[Any, ...]
+Voted = tuple["PreferencePair", Line]
+
+ASKED = ("turn", "judge", "ip", "language", "category_tag", "dedup_tag")
+"""Fields of a vote that filters ask for."""
+_BATCH = 4096
+_TIE, _SETTLED = b"t", b"s"
 
 
 @dataclass(slots=True)
 class Agreement:
     """Votes on the same two answers to the same question, counted together."""
 
-    votes: dict[Key, Counter[str]] = field(default_factory=dict[Key, Counter[str]])
-    """By question and answers: how often each answer won; a tie is nobody's."""
+    counts: "Scratch"
 
     def add(self, pair: "PreferencePair", *, is_tie: bool) -> None:
         """Counts one vote."""
-        of_pair = self.votes.setdefault(_key(pair), Counter())
-        of_pair["" if is_tie else pair.chosen] += 1
+        self.counts.add(_key(pair) + (_TIE if is_tie else _side(pair)))
+
+    def is_new(self, pair: "PreferencePair") -> bool:
+        """Whether its question and answers are asked about for the first time."""
+        return self.counts.is_new(_key(pair) + _SETTLED)
 
     def settled(
         self, pair: "PreferencePair", *, least: float, min_votes: int
     ) -> "PreferencePair | str":
         """The pair as most voters saw it, or why it is left out."""
-        counts = self.votes[_key(pair)]
-        total = counts.total()
+        key, turned = _key(pair), _turned(pair)
+        ahead, behind, ties = (
+            self.counts.count(key + what) for what in (_side(pair), _side(turned), _TIE)
+        )
+        total = ahead + behind + ties
         if total < min_votes:
             return "too few votes"
-        ahead, behind = pair, _turned(pair)
-        if counts[behind.chosen] > counts[ahead.chosen]:
-            ahead, behind = behind, ahead
-        if counts[ahead.chosen] == counts[behind.chosen] or counts[ahead.chosen] / total < least:
+        if ahead == behind or max(ahead, behind) / total < least:
             return "voters disagree"
-        return ahead
+        return pair if ahead > behind else turned
 
 
-def _key(pair: "PreferencePair") -> Key:
-    said = tuple((m.role, m.text) for m in pair.prompt)
-    return (said, *sorted((pair.chosen, pair.rejected)))
+def _key(pair: "PreferencePair") -> bytes:
+    """What two pairs have in common whose question and answers are the same."""
+    from fastchat.arena.scratch import digest
+
+    said = itertools.chain.from_iterable((m.role, m.text) for m in pair.prompt)
+    return digest(*said, *sorted((pair.chosen, pair.rejected)))
+
+
+def _side(pair: "PreferencePair") -> bytes:
+    """Which of the two answers is the chosen one, by their order."""
+    return b"0" if pair.chosen < pair.rejected else b"1"
 
 
 def _turned(pair: "PreferencePair") -> "PreferencePair":
@@ -57,73 +83,113 @@ def _turned(pair: "PreferencePair") -> "PreferencePair":
 
 
 def by_agreement(
-    pairs: Iterable[tuple["PreferencePair", Line]],
+    pairs: Iterable[Voted],
     agreement: Agreement,
     report: "Report",
     *,
     least: float,
     min_votes: int,
-) -> list[tuple["PreferencePair", Line]]:
-    """One pair for each question and answers on which enough voters agree."""
-    kept: list[tuple[PreferencePair, Line]] = []
-    seen: set[Key] = set()
-    for pair, line in pairs:
-        key = _key(pair)
-        found = (
-            "voted on before"
-            if key in seen
-            else agreement.settled(pair, least=least, min_votes=min_votes)
-        )
-        seen.add(key)
-        if isinstance(found, str):
-            report.drop(found)
-        else:
-            kept.append((found, line))
-    return kept
+) -> Iterator[Voted]:
+    """One pair for each question and answers on which enough voters agree.
+
+    agreement: is told of every vote while `pairs` are read.
+    """
+    from fastchat.arena.scratch import RowSpool
+
+    with RowSpool(map(_packed, pairs)) as spool:
+        for pair, line in map(_unpacked, spool):
+            if agreement.is_new(pair):
+                found = agreement.settled(pair, least=least, min_votes=min_votes)
+            else:
+                found = "voted on before"
+            if isinstance(found, str):
+                report.drop(found)
+            else:
+                yield found, line
 
 
 def by_language(
-    pairs: Iterable[tuple["PreferencePair", Line]], languages: Sequence[str], report: "Report"
-) -> list[tuple["PreferencePair", Line]]:
+    pairs: Iterable[Voted], languages: Sequence[str], report: "Report"
+) -> Iterator[Voted]:
     """The pairs whose question is in one of the languages, named as on the boards."""
     from fastchat.arena.languages import detect
 
-    kept: list[tuple[PreferencePair, Line]] = []
     for pair, line in pairs:
         if (line.get("language") or detect(pair.prompt[-1].text)) in languages:
-            kept.append((pair, line))
+            yield pair, line
         else:
             report.drop("another language")
-    return kept
 
 
 def by_category(
-    pairs: Sequence[tuple["PreferencePair", Line]], categories: Sequence[str], report: "Report"
-) -> list[tuple["PreferencePair", Line]]:
+    pairs: Iterable[Voted], categories: Sequence[str], report: "Report"
+) -> Iterator[Voted]:
     """The pairs that every one of the arena's categories holds.
 
     Raises:
         UsageError: a category is not known, or asks for labels that the votes do not carry.
     """
-    from fastchat.arena.battle_files import battle_table, frame_of_rows
     from fastchat.arena.categories import chosen_categories
-    from fastchat.errors import UsageError
+    from fastchat.arena.scratch import RowSpool
 
     wanted = chosen_categories(categories, {})
-    rows = [_battle(pair, line) | {"_place": i} for i, (pair, line) in enumerate(pairs)]
-    frame = battle_table(frame_of_rows(rows, Counter())).frame
-    for category in wanted:
+    with RowSpool(map(_packed, pairs)) as spool:
+        is_held = bytearray(len(spool))
+        for place in _held(map(_unpacked, spool), wanted):
+            is_held[place] = True
+        for place, packed in enumerate(spool):
+            if is_held[place]:
+                yield _unpacked(packed)
+            else:
+                report.drop("another category")
+
+
+def _held(pairs: Iterable[Voted], categories: "Sequence[Category]") -> list[int]:
+    """The places of the pairs that all the categories hold."""
+    from fastchat.errors import UsageError
+
+    frame = _frame(pairs, categories)
+    for category in categories:
         if missing := category.missing(frame):
             raise UsageError(
                 f"--category {category.key} asks for {', '.join(missing)}, which these votes do "
                 "not carry; label them first with fastchat.serve.monitor.classify.label."
             )
         frame = category.select(frame)
-    places: set[int] = set(frame["_place"].to_list()) if rows else set()
-    for i in range(len(pairs)):
-        if i not in places:
-            report.drop("another category")
-    return [pair for i, pair in enumerate(pairs) if i in places]
+    return frame["_place"].to_list()
+
+
+def _frame(pairs: Iterable[Voted], categories: "Sequence[Category]") -> "pl.DataFrame":
+    """What the categories ask about the pairs, in the order of time; `_place` numbers them."""
+    import polars as pl
+
+    from fastchat.arena.battle_files import battle_table, frame_of_rows
+
+    kept = {"_place", "tstamp", "winner", "judge", "side_tokens_b"}
+    kept |= {name for category in categories for name in category.needs}
+    rows = (_battle(*voted) | {"_place": i} for i, voted in enumerate(pairs))
+    frames = [battle_table(frame_of_rows([], Counter())).frame.with_columns(_place=pl.lit(0))]
+    while batch := list(itertools.islice(rows, _BATCH)):
+        frames.append(battle_table(frame_of_rows(batch, Counter())).frame)
+    frames = [frame.select(name for name in frame.columns if name in kept) for frame in frames]
+    made = pl.concat(frames, how="diagonal_relaxed")
+    return made.sort("tstamp", maintain_order=True, nulls_last=True)
+
+
+def _packed(voted: Voted) -> dict[str, Any]:
+    """A pair and what is asked about its vote, as a row."""
+    pair, line = voted
+    said = [[m.role, m.text] for m in pair.prompt]
+    row = {name: getattr(pair, name) for name in pair.__slots__} | {"prompt": said}
+    return {"pair": row, "line": {name: line[name] for name in ASKED if name in line}}
+
+
+def _unpacked(row: Mapping[str, Any]) -> Voted:
+    """The pair of a row."""
+    from fastchat.data.votes_to_pairs import PreferencePair
+
+    said = tuple(Message(role=role, text=text) for role, text in row["pair"]["prompt"])
+    return PreferencePair(**row["pair"] | {"prompt": said}), row["line"]
 
 
 def _battle(pair: "PreferencePair", line: Line) -> dict[str, Any]:

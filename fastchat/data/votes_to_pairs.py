@@ -18,6 +18,7 @@ import orjson
 import tyro
 
 from fastchat import logs
+from fastchat.data.output import open_writer
 from fastchat.data.pair_filters import Agreement, by_agreement, by_category, by_language
 from fastchat.errors import DataError, UsageError
 from fastchat.message import Message
@@ -30,6 +31,7 @@ NO_WINNER = {"tievote": "tie", "bothbad_vote": "both bad"}
 UNKNOWN = "unknown outcome"
 ERROR_TEXTS = ("**network error", "**api request error", "api request error.")
 """How a reply begins, in lower case, that is no answer of the model."""
+BOM = b"\xef\xbb\xbf"
 UNFINISHED = ("▌", '<span class="cursor">')
 
 
@@ -113,20 +115,23 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _run(settings: VotesToPairsSettings) -> None:
     _check(settings)
     report = Report()
-    pairs = _selected(settings, report)
-    report.kept = len(pairs)
-    if not pairs:
-        raise DataError(f"no vote gives a pair: {_reasons(report)}.")
-    out = Path(settings.out_file)
-    part = out.with_name(f".{out.name}.part")
-    with part.open("wb") as file:
-        for pair in pairs:
-            file.write(orjson.dumps(pair.as_json()) + b"\n")
-    part.replace(out)
+    with open_writer(settings.out_file, "jsonl") as file:
+        for pair in _selected(settings, report):
+            file.write(pair.as_json())
+        report.kept = file.n_values
+        if not file.n_values:
+            raise DataError(f"no vote gives a pair: {_reasons(report)}.")
     if settings.report is not None:
-        content = {"read": report.read, "kept": report.kept, "dropped": report.dropped}
-        Path(settings.report).write_text(json.dumps(content, indent=2) + "\n", "utf-8")
+        _write_report(Path(settings.report), report)
     logger.info("votes=%d pairs=%d dropped %s", report.read, report.kept, _reasons(report))
+
+
+def _write_report(path: Path, report: Report) -> None:
+    content = {"read": report.read, "kept": report.kept, "dropped": report.dropped}
+    try:
+        path.write_text(json.dumps(content, indent=2) + "\n", "utf-8")
+    except OSError as error:
+        raise UsageError(f"--report {path} cannot be written: {error.strerror}.") from None
 
 
 def _check(settings: VotesToPairsSettings) -> None:
@@ -140,28 +145,30 @@ def _check(settings: VotesToPairsSettings) -> None:
         raise UsageError("--min-votes needs --min-agreement, which counts votes together.")
 
 
-def _selected(settings: VotesToPairsSettings, report: Report) -> list[PreferencePair]:
+def _selected(settings: VotesToPairsSettings, report: Report) -> Iterator[PreferencePair]:
     """The pairs that the flags ask for; the others are counted by reason."""
-    agreement = Agreement() if settings.min_agreement is not None else None
-    lines = (line for source in settings.in_file for line in vote_lines(source))
-    found = list(
-        _voted(
-            lines,
+    from fastchat.arena.scratch import Scratch
+
+    with Scratch() as counts:
+        least = settings.min_agreement
+        agreement = Agreement(counts) if least is not None else None
+        found = _voted(
+            (line for source in settings.in_file for line in vote_lines(source)),
             report,
             rounds=settings.rounds,
             anonymous_only=settings.anonymous_only,
             judge_votes=settings.judge_votes,
             agreement=agreement,
         )
-    )
-    if agreement is not None and settings.min_agreement is not None:
-        least, votes = settings.min_agreement, settings.min_votes
-        found = by_agreement(found, agreement, report, least=least, min_votes=votes)
-    if settings.langs:
-        found = by_language(found, settings.langs, report)
-    if settings.category:
-        found = by_category(found, settings.category, report)
-    return [pair for pair, _ in found]
+        if agreement is not None and least is not None:
+            votes = settings.min_votes
+            found = by_agreement(found, agreement, report, least=least, min_votes=votes)
+        if settings.langs:
+            found = by_language(found, settings.langs, report)
+        if settings.category:
+            found = by_category(found, settings.category, report)
+        for pair, _ in found:
+            yield pair
 
 
 def vote_lines(source: str) -> Iterator[Any]:
@@ -197,7 +204,7 @@ def _is_table(path: Path) -> bool:
         return True
     try:
         with path.open("rb") as file:
-            return file.read(64).removeprefix(b"\xef\xbb\xbf").lstrip()[:1] == b"["
+            return file.read(64).removeprefix(BOM).lstrip()[:1] == b"["
     except OSError as error:
         raise DataError(f"cannot read {path}: {error.strerror or error}.") from None
 
@@ -224,7 +231,7 @@ def _as_vote(row: dict[str, Any]) -> dict[str, Any]:
             "model_name": row.get(f"model_{side}"),
             "messages": [
                 [m.get("role"), m.get("content")] if isinstance(m, dict) else m
-                for m in row.get(f"conversation_{side}") or []
+                for m in _list(row.get(f"conversation_{side}"))
             ],
         }
         for side in "ab"
@@ -232,6 +239,10 @@ def _as_vote(row: dict[str, Any]) -> dict[str, Any]:
     shown = ["", ""] if row.get("anony", True) else [row.get("model_a"), row.get("model_b")]
     kind = WINNERS.get(str(row.get("winner")), UNKNOWN)
     return {**row, "type": kind, "models": shown, "states": states}
+
+
+def _list(value: Any) -> list[Any]:
+    return value if isinstance(value, list) else []
 
 
 def _reasons(report: Report) -> str:
@@ -250,7 +261,7 @@ def read_lines(path: str | Path) -> Iterator[Any]:
             for line in file:
                 if line.strip():
                     try:
-                        yield orjson.loads(line)
+                        yield orjson.loads(line.removeprefix(BOM))
                     except orjson.JSONDecodeError:
                         yield None
     except OSError as error:
@@ -280,39 +291,47 @@ def _voted(
 ) -> Iterator[tuple[PreferencePair, dict[str, Any]]]:
     """Each pair with the line that it comes from.
 
-    agreement: is told of every vote, ties too; a second vote on a battle then gives a pair too.
+    agreement: is told of every vote, ties too; then votes of several people on a battle count.
     """
+    from fastchat.arena.scratch import Scratch, digest
+
     made = functools.partial(_pair, rounds=rounds, anonymous_only=anonymous_only)
-    seen: set[tuple[str, str]] = set()
-    for line in lines:
-        if line is None:
+    with Scratch() as seen:
+        for line in lines:
+            if line is None:
+                report.read += 1
+                report.drop("not valid JSON")
+                continue
+            kind = line.get("type") if isinstance(line, dict) else None
+            if kind not in (LEFT, RIGHT, *NO_WINNER, UNKNOWN):
+                continue
             report.read += 1
-            report.drop("not valid JSON")
-            continue
-        kind = line.get("type") if isinstance(line, dict) else None
-        if kind not in (LEFT, RIGHT, *NO_WINNER, UNKNOWN):
-            continue
-        report.read += 1
-        if kind == UNKNOWN:
-            found = kind
-        elif not judge_votes and line.get("origin", "human") != "human":
-            found = "a judge's vote"
-        else:
-            found = made(line)
-            if agreement is not None:
-                decided = found if kind in (LEFT, RIGHT) else made({**line, "type": LEFT})
+            if kind == UNKNOWN:
+                found = kind
+            elif not judge_votes and line.get("origin", "human") != "human":
+                found = "a judge's vote"
+            else:
+                is_tie, voter = kind in NO_WINNER, ""
+                found = decided = made(line)
+                if agreement is not None:
+                    voter = str(line.get("judge") or line.get("ip"))
+                    decided = made({**line, "type": LEFT}) if is_tie else found
                 if isinstance(decided, PreferencePair):
-                    agreement.add(decided, is_tie=kind in NO_WINNER)
-        if isinstance(found, PreferencePair) and agreement is None:
-            battle = (found.id, found.prompt[-1].text)
-            if battle in seen:
-                found = "voted twice"
-            seen.add(battle)
-        if isinstance(found, str):
-            report.drop(found)
-        else:
-            report.kept += 1
-            yield found, line
+                    if not seen.is_new(digest(*_battle_of(decided), voter)):
+                        found = "voted twice"
+                    elif agreement is not None:
+                        agreement.add(decided, is_tie=is_tie)
+            if isinstance(found, str):
+                report.drop(found)
+            else:
+                report.kept += 1
+                yield found, line
+
+
+def _battle_of(pair: PreferencePair) -> tuple[str, ...]:
+    """What two votes on one battle have in common, whichever answer won."""
+    models = sorted(str(name) for name in (pair.chosen_model, pair.rejected_model))
+    return (pair.id, pair.prompt[-1].text, *models)
 
 
 def _pair(

@@ -94,9 +94,55 @@ def test_voters_must_agree(tmp_path: Path) -> None:
     assert report["kept"] == 1 and report["dropped"]["too few votes"] == 2
 
 
+def test_a_voter_counts_once_and_models_tell_battles_on_one_question_apart(tmp_path: Path) -> None:
+    mine: dict[str, Any] = {"judge": "arena_user_1"}
+    yours: dict[str, Any] = {"judge": "arena_user_2"}
+    rows = [battle(1, **mine), battle(1, **mine), battle(1, "model_b", **yours)]
+    rows.append(battle(1, model_b="m-c", answers=("Boil it.", "Fry it."), **yours))
+    made, report = pairs(tmp_path, rows)
+    assert [(p["chosen_model"], p["rejected_model"]) for p in made] == [
+        ("m-a", "m-b"),
+        ("m-a", "m-c"),
+    ]
+    assert report["dropped"] == {"voted twice": 2}
+    made, report = pairs(tmp_path, rows, "--min-agreement", "0.6")
+    assert [p["rejected"] for p in made] == ["Fry it."]
+    assert report["dropped"] == {"voted twice": 1, "voted on before": 1, "voters disagree": 1}
+
+
+def test_votes_of_a_person_are_counted_in_the_order_of_time(tmp_path: Path) -> None:
+    rows = [battle(i, judge="arena_user_1", answers=(f"a{i}", "b")) for i in range(9, 0, -1)]
+    flags = ("--category", "overall_limit_5_user_vote")
+    made, report = pairs(tmp_path, rows, *flags)
+    assert [p["id"] for p in made] == ["q5", "q4", "q3", "q2", "q1"]
+    assert report["dropped"] == {"another category": 4}
+
+
+def test_agreement_then_language_then_category(tmp_path: Path) -> None:
+    asked: dict[str, Any] = {"asked": "Write this in Python please, my friend."}
+    rows = [
+        battle(i, answers=(f"```{i}```", f"n{i}"), judge=f"u{j}", **asked)
+        for i in range(3)
+        for j in range(i + 1)
+    ]
+    rows += [
+        battle(9, "tie", answers=("```2```", "n2"), judge="u9", **asked),
+        battle(11),
+        battle(11),
+    ]
+    flags = ("--min-agreement", "0.75", "--min-votes", "2", "--langs", "English")
+    made, report = pairs(tmp_path, rows, *flags, "--category", "coding")
+    assert [p["chosen"] for p in made] == ["```1```", "```2```"]
+    dropped = {"tie": 1, "voted on before": 3, "too few votes": 2, "voted twice": 1}
+    assert report == {"read": 9, "kept": 2, "dropped": dropped}
+
+
 def test_questions_by_language_and_category(tmp_path: Path) -> None:
-    code = {"asked": "Write this in Python please, my friend.", "answers": ("```x```", "no")}
-    tag = {"category_tag": {"math_v0.1": {"math": True}}}
+    code: dict[str, Any] = {
+        "asked": "Write this in Python please, my friend.",
+        "answers": ("```x```", "no"),
+    }
+    tag: dict[str, Any] = {"category_tag": {"math_v0.1": {"math": True}}}
     rows = [
         battle(1),
         battle(2, asked="请问鸡蛋应该怎么煮才好吃？"),
@@ -120,6 +166,9 @@ def test_questions_by_language_and_category(tmp_path: Path) -> None:
         (["--min-votes", "2"], "--min-votes needs"),
         (["--category", "nowhere"], "category 'nowhere'"),
         (["--category", "math"], "classify.label"),
+        (["--out", "nowhere/p.jsonl"], "there is no folder nowhere"),
+        (["--out", "."], "is a folder"),
+        (["--report", "nowhere/r.json"], "--report nowhere/r.json cannot be written"),
     ],
 )
 def test_what_cannot_be_is_told(
