@@ -32,6 +32,7 @@ from fastchat.errors import (
 from fastchat.llm_judge.account import Account, estimated_tokens, most_tokens, price
 from fastchat.llm_judge.endpoints import Endpoint, EndpointSettings
 from fastchat.llm_judge.lines import Appender, read_rows
+from fastchat.llm_judge.wire import open_session
 from fastchat.message import Message
 
 if TYPE_CHECKING:
@@ -284,17 +285,8 @@ class ApiModel:
 
     def _open(self) -> "ClientSession":
         if self._session is None:
-            import aiohttp
-
-            self._session = aiohttp.ClientSession(
-                connector=aiohttp.TCPConnector(limit=0),
-                timeout=aiohttp.ClientTimeout(total=self._settings.request_timeout_s or None),
-                headers={
-                    "authorization": f"Bearer {self._endpoint.api_key}",
-                    "content-type": "application/json",
-                },
-                trust_env=True,
-            )
+            timeout_s = self._settings.request_timeout_s
+            self._session = open_session(self._endpoint, timeout_s=timeout_s)
         return self._session
 
 
