@@ -15,8 +15,8 @@ class FakeEndpoint:
     Modes: `answer`; `silent` (health answers, nothing else does); `hung` (nothing answers);
     `break_first` (closes before a byte); `break_middle` (closes in the middle of an event);
     `drip` (streams until the client goes); `flood` (the same, as fast as it can); `lull` (one
-    event, then nothing); `busy` (429); `garbage` (no HTTP); `cut_json` (closes inside a JSON
-    body); `crlf` (events that end in CRLF).
+    event, then nothing); `busy` (429); `locked` (401); `garbage` (no HTTP); `cut_json` (closes
+    inside a JSON body); `crlf` (events that end in CRLF).
 
     With `usage` set, replies tell it, and streams where they are asked to.
     """
@@ -119,6 +119,9 @@ class FakeEndpoint:
             case "busy":
                 error = {"error": {"message": "full", "type": "x", "param": None, "code": "y"}}
                 return self._reply(writer, error, 429, "retry-after: 7\r\nx-secret: no\r\n")
+            case "locked":
+                error = {"error": {"message": "wants its own key", "code": "invalid_api_key"}}
+                return self._reply(writer, error, 401)
             case "cut_json":
                 writer.write(b"HTTP/1.1 200 OK\r\ncontent-length: 100\r\n\r\n{")
                 await writer.drain()

@@ -16,6 +16,7 @@ from starlette.types import Message, Receive, Send
 from fastchat.errors import (
     AuthenticationError,
     FastChatError,
+    ProviderError,
     UpstreamTimeoutError,
 )
 from fastchat.serve import metering
@@ -30,7 +31,7 @@ from fastchat.serve.asgi import (
 from fastchat.serve.connection import BrokenError, ConnectError, Connection, Headers
 from fastchat.serve.endpoints import Endpoint
 from fastchat.serve.exchange import ClientLeftError, Exchange, HungError
-from fastchat.serve.gateway_replies import no_endpoint, send_error, send_whole
+from fastchat.serve.gateway_replies import no_endpoint, send_error, send_whole, shown_name
 from fastchat.serve.limits import Caller
 from fastchat.serve.providers.remote import Remote
 from fastchat.serve.roster import Roster
@@ -44,6 +45,9 @@ SUSPECT_S = 1.0
 ATTEMPTS = 2
 
 BUSY_STATUS = frozenset({429, 502, 503})
+REFUSED_STATUS = frozenset({401, 403, 407})
+"""An endpoint wants a key or token that this server does not have. The client's own key was
+right, and must not be told that it is not."""
 KEPT_HEADERS = frozenset(
     {
         b"content-type",
@@ -210,10 +214,12 @@ class Forwarder:
             connection.release()
         exchange.connection = None
         status = connection.status
-        if status in BUSY_STATUS and may_retry:
+        if status in BUSY_STATUS | REFUSED_STATUS and may_retry:
             now = self._now()
             if self._router.is_better_elsewhere(exchange.model, endpoint.name, now=now):
                 return None
+        if status in REFUSED_STATUS:
+            raise refused(exchange.model, endpoint.name, status)
         if exchange.meter is not None:
             exchange.meter.reply(status, reply)
         exchange.started = True
@@ -302,6 +308,19 @@ class Forwarder:
             exchange.connection.abort(HungError("The endpoint does not answer."))
         else:
             self.roster.suspect(endpoint.name)
+
+
+def refused(model: str, name: str, status: int) -> ProviderError:
+    """What a client is told when an endpoint lets this server not in; the log has the rest."""
+    log.error(
+        "endpoint refuses this server: endpoint=%s status=%d; workers want the token of "
+        "--worker-token, which is sent to those that beat at the controller",
+        name,
+        status,
+    )
+    return ProviderError(
+        f"The endpoint of {shown_name(model)} refuses this server; its operator must correct that."
+    )
 
 
 async def _pass_events(exchange: Exchange, connection: Connection, send: Send) -> None:

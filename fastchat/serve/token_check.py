@@ -7,6 +7,7 @@ from typing import Any
 import orjson
 
 from fastchat.errors import FastChatError, UnavailableError, UsageError
+from fastchat.serve.forwarder import REFUSED_STATUS, refused
 from fastchat.serve.gateway_replies import no_endpoint, shown_name
 from fastchat.serve.roster import Roster
 
@@ -86,6 +87,8 @@ async def _count(
         answer = None
     answer = answer if isinstance(answer, dict) else {}
     count = answer.get("count")
+    if connection.status in REFUSED_STATUS:
+        raise refused(model, endpoint.name, connection.status)
     if connection.status != 200 or not isinstance(count, int):
         message = _message(answer) or "This model's endpoint cannot count tokens."
         raise UsageError(message) if connection.status < 500 else FastChatError(message)
