@@ -22,7 +22,7 @@ from fastchat.web.battle_view import (
     names_html,
     phase_of,
 )
-from fastchat.web.chat import LATEX_DELIMITERS, notice_html
+from fastchat.web.chat import conversation_box, notice_html
 from fastchat.web.draft import TakenDraft, news
 from fastchat.web.duel import Duels, Question
 from fastchat.web.duel_records import OUTCOMES, THUMBS, Duel
@@ -184,21 +184,7 @@ class Battle:
     def _build_chatbot(self, i: int) -> gr.Chatbot:
         words = self.texts.arena
         label = (words.side_a, words.side_b)[i] if self.sides == 2 else self.texts.chat.conversation
-        return gr.Chatbot(
-            label=label,
-            show_label=False,
-            container=False,
-            scale=1,
-            height="100%",
-            layout="bubble",
-            buttons=["copy"],
-            latex_delimiters=LATEX_DELIMITERS,
-            sanitize_html=True,
-            feedback_options=None,
-            group_consecutive_messages=False,
-            placeholder=self.look.placeholder(Listing(), i),
-            elem_classes="conversation",
-        )
+        return conversation_box(label, self.look.placeholder(Listing(), i))
 
     def _build_message(self) -> gr.Textbox | gr.MultimodalTextbox:
         words = self.texts.chat

@@ -98,21 +98,10 @@ class Chat:
             )
             temperature, top_p, max_tokens = build_sliders(self.texts, Sampling())
             gr.HTML(theme_button(self.texts.page.theme_label), elem_classes="theme")
-        chatbot = gr.Chatbot(
-            label=words.conversation,
-            show_label=False,
-            container=False,
-            scale=1,
-            height="100%",
-            layout="bubble",
-            buttons=["copy"],
-            latex_delimiters=LATEX_DELIMITERS,
-            sanitize_html=True,
-            feedback_options=None,
-            group_consecutive_messages=False,
-            placeholder=empty_html(WELCOME, self.texts),
+        chatbot = conversation_box(
+            words.conversation,
+            empty_html(WELCOME, self.texts),
             examples=suggestions(WELCOME, self.texts),
-            elem_classes="conversation",
         )
         with gr.Column(elem_classes="composer"):
             notice = gr.HTML("", elem_classes="notices")
@@ -326,6 +315,26 @@ class Chat:
         """The model that a page begins with, if any is up."""
         models = (await self.panes.directory.listing()).visible().models
         return models[0].name if models else None
+
+
+def conversation_box(label: str, placeholder: str, **more: Any) -> gr.Chatbot:
+    """Where a conversation is shown."""
+    return gr.Chatbot(
+        label=label,
+        show_label=False,
+        container=False,
+        scale=1,
+        height="100%",
+        layout="bubble",
+        buttons=["copy"],
+        latex_delimiters=LATEX_DELIMITERS,
+        sanitize_html=True,
+        feedback_options=None,
+        group_consecutive_messages=False,
+        placeholder=placeholder,
+        elem_classes="conversation",
+        **more,
+    )
 
 
 async def updates(panes: AsyncIterator[Pane]) -> AsyncIterator[list[Any]]:
