@@ -70,8 +70,11 @@ _BOARDS = {
     "full": ("Overall", "All blind votes."),
     "multiturn": ("Several turns", "Conversations of two turns and more."),
     "no_tie": ("Without ties", "Decided battles only."),
+    "vision": ("Pictures", "Battles that began with a picture."),
 }
 """The boards that follow every vote: those of which a vote itself tells."""
+_WHERE_VOTED = ("vision",)
+"""Boards that are there from their first vote on."""
 
 
 class LiveLeaderboard:
@@ -185,6 +188,8 @@ class LiveLeaderboard:
         self._tallies["multiturn"].add(a[several], b[several], outcome[several])
         decided = outcome <= WIN_B
         self._tallies["no_tie"].add(a[decided], b[decided], outcome[decided])
+        seen = votes.vision[rows]
+        self._tallies["vision"].add(a[seen], b[seen], outcome[seen])
 
     def _remember(self, moment: float) -> None:
         """The ratings at a moment, for the plot over time: at most one a day, but for many."""
@@ -206,7 +211,8 @@ class LiveLeaderboard:
         return ratings
 
     def _built(self) -> Leaderboard:
-        boards = {key: self._board(key) for key in _BOARDS}
+        made = {key: self._board(key) for key in _BOARDS}
+        boards = {k: b for k, b in made.items() if b.rows or k not in _WHERE_VOTED}
         first = boards["full"]
         rated = {row.model for row in first.rows}
         return Leaderboard(

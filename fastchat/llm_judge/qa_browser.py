@@ -5,21 +5,21 @@ python3 -m fastchat.llm_judge.qa_browser --bench-name fastchat_bench
 
 import asyncio
 import os
-import socket
 import sys
 from collections.abc import Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from fastchat.errors import UsageError
 from fastchat.llm_judge.bench_settings import BenchSettings
 from fastchat.settings import run_command
 
 if TYPE_CHECKING:
+    import socket
+
     from fastchat.web.security import Guard
 
 PROG = "python3 -m fastchat.llm_judge.qa_browser"
-CLOSING_S = 2
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -40,31 +40,26 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _run(settings: BrowserSettings) -> None:
-    try:
-        listener = socket.create_server((settings.host, settings.port))
-    except OSError as error:
-        raise UsageError(
-            f"{settings.host}:{settings.port} cannot be listened on ({error.strerror}); "
-            "give another --host or --port."
-        ) from None
-    with listener:
-        asyncio.run(_serve(settings, listener))
+    from fastchat.serve.asgi import bind
+
+    settings.bench.questions()  # a wrong name is told before a port is taken
+    with ExitStack() as opened:
+        sockets = [opened.enter_context(s) for s in bind(settings.host, settings.port)]
+        asyncio.run(_serve(settings, sockets))
 
 
-async def _serve(settings: BrowserSettings, listener: socket.socket) -> None:
-    import uvicorn
-
+async def _serve(settings: BrowserSettings, sockets: "list[socket.socket]") -> None:
+    from fastchat.serve.asgi import serve_sockets
+    from fastchat.settings import ServerSettings
     from fastchat.web.app import open_tunnel
 
     app = build_app(settings)
-    port = listener.getsockname()[1]
-    config = uvicorn.Config(
-        app, log_level="warning", lifespan="on", timeout_graceful_shutdown=CLOSING_S
-    )
+    port = sockets[0].getsockname()[1]
     print(f"Open http://{settings.host}:{port}", flush=True)
     tunnel = asyncio.create_task(open_tunnel(port)) if settings.share else None
+    server = ServerSettings(host=settings.host, port=port)
     try:
-        await uvicorn.Server(config).serve(sockets=[listener])
+        await serve_sockets(app, server, sockets=sockets, closing=app.end_streams)
     finally:
         if tunnel is not None:
             tunnel.cancel()

@@ -3,7 +3,6 @@
 python3 -m fastchat.serve.gradio_web_server
 """
 
-import asyncio
 import socket
 import sys
 from collections.abc import Generator
@@ -20,6 +19,7 @@ from fastchat.settings import CommaList, Env, ServerSettings, alias, run_command
 
 if TYPE_CHECKING:
     from fastchat.web.app import PageSettings
+    from fastchat.web.security import Guard
 
 FIRST_PORT = 7860
 LAST_PORT = 7959
@@ -176,17 +176,21 @@ def bind_page(host: str, port: int | None) -> list[socket.socket]:
 async def serve_page(
     page_settings: "PageSettings", settings: WebSettings, sockets: list[socket.socket]
 ) -> None:
-    """Serves the page; with `--share`, under a public address as well."""
-    from fastchat.web.app import build_app, open_tunnel
+    """Builds the page, which wants a running loop, and serves it."""
+    from fastchat.web.app import build_app
 
-    app = build_app(page_settings)
-    port = sockets[0].getsockname()[1]
-    tunnel = asyncio.create_task(open_tunnel(port)) if settings.share else None
-    try:
-        await asgi.serve_sockets(app, settings, sockets=sockets, closing=app.end_streams)
-    finally:
-        if tunnel is not None:
-            tunnel.cancel()
+    await serve_guarded(build_app(page_settings), settings, sockets, share=settings.share)
+
+
+async def serve_guarded(
+    app: "Guard", settings: ServerSettings, sockets: list[socket.socket], *, share: bool
+) -> None:
+    """Serves a page until a signal; where it is shared, under a public address as well."""
+    from fastchat.web.app import open_tunnel
+
+    if share:
+        open_tunnel(sockets[0].getsockname()[1])
+    await asgi.serve_sockets(app, settings, sockets=sockets, closing=app.end_streams)
 
 
 if __name__ == "__main__":

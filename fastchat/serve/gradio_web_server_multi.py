@@ -3,7 +3,6 @@
 python3 -m fastchat.serve.gradio_web_server_multi
 """
 
-import asyncio
 import os
 import random
 import re
@@ -20,6 +19,7 @@ from fastchat.serve.gradio_web_server import (
     WebSettings,
     bind_page,
     read_page_settings,
+    serve_guarded,
     with_endpoint_file,
 )
 from fastchat.settings import CommaList, Env, alias, run_command
@@ -80,7 +80,9 @@ class MultiSettings(WebSettings):
     leaderboard_table_file: Path | None = None
     """CSV of models: organization, license, link, knowledge cutoff."""
     arena_hard_table: Path | None = None
-    """CSV of the arena-hard benchmark, shown below the board."""
+    """CSV of the arena-hard benchmark, shown in a tab of its own."""
+    category_file: Path | None = None
+    """TOML file of further categories of the board; without --elo-results-file."""
     show_visualizer: bool = False
     """Add a tab with plots of the board."""
 
@@ -115,6 +117,11 @@ def read_arena_settings(settings: MultiSettings) -> "ArenaSettings":
 
     if settings.random_questions and not settings.vision_arena:
         raise UsageError("--random-questions needs --vision-arena: its questions have pictures.")
+    if settings.category_file and settings.elo_results_file:
+        raise UsageError(
+            "--category-file is for boards of the store; give it to elo_analysis, "
+            "whose --elo-results-file has its categories already."
+        )
     if settings.blind_char_len_limit <= 0 or settings.vote_limit < 0:
         raise UsageError("--blind-char-len-limit must be above 0, --vote-limit not below.")
     if settings.ga_id and not re.fullmatch(r"[A-Za-z0-9-]+", settings.ga_id):
@@ -145,6 +152,7 @@ def read_arena_settings(settings: MultiSettings) -> "ArenaSettings":
             results=settings.elo_results_file,
             models=settings.leaderboard_table_file,
             hard=settings.arena_hard_table,
+            categories=settings.category_file,
         ),
         shows_visualizer=settings.show_visualizer,
         storage_url=url,
@@ -183,18 +191,10 @@ def _storage(settings: MultiSettings) -> tuple[str, str]:
 async def serve_arena(
     arena_settings: "ArenaSettings", settings: MultiSettings, sockets: list[socket.socket]
 ) -> None:
-    """Serves the arena; with `--share`, under a public address as well."""
-    from fastchat.web.app import open_tunnel
+    """Builds the arena, which wants a running loop, and serves it."""
     from fastchat.web.arena import build_arena
 
-    app = build_arena(arena_settings)
-    port = sockets[0].getsockname()[1]
-    tunnel = asyncio.create_task(open_tunnel(port)) if settings.share else None
-    try:
-        await asgi.serve_sockets(app, settings, sockets=sockets, closing=app.end_streams)
-    finally:
-        if tunnel is not None:
-            tunnel.cancel()
+    await serve_guarded(build_arena(arena_settings), settings, sockets, share=settings.share)
 
 
 if __name__ == "__main__":

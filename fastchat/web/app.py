@@ -1,10 +1,10 @@
 """The page as one ASGI application: tabs, theme, terms, log-in, and the guard in front."""
 
-import asyncio
 import html
 import logging
 import os
 import secrets
+import threading
 import time
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, contextmanager
@@ -128,13 +128,20 @@ def mounted(
     return Guard(app, hosts=hosts, any_host=settings.any_host, opening=opening)
 
 
-async def open_tunnel(port: int) -> None:
-    """Gives the page on `port` a public address, and says which."""
+def open_tunnel(port: int) -> None:
+    """Gives the page on `port` a public address, and says which, in a while.
+
+    On a thread of its own: what Gradio fetches and starts for it may take a minute, and neither
+    the page nor its end wait for that.
+    """
+    threading.Thread(target=_open_tunnel, args=(port,), name="tunnel", daemon=True).start()
+
+
+def _open_tunnel(port: int) -> None:
     from gradio.networking import setup_tunnel
 
-    token = secrets.token_urlsafe(32)
     try:
-        url = await asyncio.to_thread(setup_tunnel, "127.0.0.1", port, token, None, None)
+        url = setup_tunnel("127.0.0.1", port, secrets.token_urlsafe(32), None, None)
     except Exception as error:  # a download, a certificate, a subprocess: any may fail
         log.error("--share: no public address could be had: %s", error)
     else:

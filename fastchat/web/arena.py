@@ -34,7 +34,7 @@ if TYPE_CHECKING:
     from starlette.requests import Request
     from starlette.responses import Response
 
-    from fastchat.web.board_tab import BoardFiles
+    from fastchat.web.board_tab import BoardFiles, BoardSource
     from fastchat.web.examples import Examples
 
 TABS: dict[str, int] = {
@@ -107,6 +107,7 @@ class Arena:
         )
         self.monitor = CallMonitor(settings.monitor_url) if settings.monitor_url else None
         self.pictures = self._pictures() if settings.vision else None
+        self.board = self._board()
         self.duels = Duels(
             self.directory,
             self.texts,
@@ -131,7 +132,13 @@ class Arena:
             await self.pictures.close()
         if self.settings.moderation is not None:
             await self.settings.moderation.moderator.close()
+        await asyncio.to_thread(self.board.close)
         self.store.database.close()
+
+    def _board(self) -> "BoardSource":
+        from fastchat.web.board_tab import BoardFiles, board_source
+
+        return board_source(self.store, self.settings.board or BoardFiles())
 
     def _pictures(self) -> PictureFolder:
         folder = self.settings.log_folder
@@ -239,13 +246,18 @@ def _board_tabs(arena: Arena, page: "gr.Blocks") -> None:
     """The board moves as votes come, on every page that shows it."""
     import gradio as gr
 
-    from fastchat.web.board_tab import BoardFiles, board_source, build_board, build_visualizer
+    from fastchat.web.board_tab import BoardFiles, build_board, build_visualizer
 
     words, settings = arena.texts.arena, arena.settings
-    files = settings.board or BoardFiles()
-    read = board_source(arena.store, files)
+    read = arena.board.leaderboard
     with gr.Tab(words.tab_leaderboard, id=TABS["leaderboard"], elem_classes="reading"):
-        build_board(page, read, files, language=settings.page.language)
+        build_board(
+            page,
+            read,
+            settings.board or BoardFiles(),
+            language=settings.page.language,
+            vision=settings.vision,
+        )
     if settings.shows_visualizer:
         with gr.Tab(words.tab_visualizer, id=VISUALIZER_TAB, elem_classes="reading") as tab:
             build_visualizer(tab, read)

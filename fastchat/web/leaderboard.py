@@ -26,6 +26,13 @@ Read = Callable[[], Leaderboard]
 FEW_VOTES = 300
 """Published: boards other than the first leave out models with this many votes or fewer."""
 OVER_TIME = "rating_over_time"
+RAW: dict[str, Any] = {
+    "show_progress": "hidden",
+    "api_visibility": "undocumented",
+    "preprocess": False,
+}
+"""Events take what the browser sends as it is: the library would refuse the choice of a page that
+was open before the server began again."""
 LEFT = "text-align:left;font-weight:inherit;padding:.4rem .8rem .4rem 0"
 
 
@@ -56,8 +63,25 @@ class LeaderboardWords:
     export: str
     export_button: str
     empty: str
+    few: str
+    no_votes: str
+    tab_arena: str
+    tab_overview: str
+    tab_vision: str
+    tab_full: str
+    overview: str
+    sort: str
+    by_rank: str
+    by_rating: str
+    hard: str
     unavailable: str
     figures: Mapping[str, str]
+    categories: Mapping[str, str]
+    """Titles by category, where they are others than a board's own."""
+
+    def title(self, key: str, own: str) -> str:
+        """What the category `key` is called, whose board calls itself `own`."""
+        return self.categories.get(key, own)
 
 
 @functools.cache
@@ -73,14 +97,20 @@ class Shown:
 
     category: str = ""
     """The key of a board without style control; empty for the first."""
+    all_models: bool = False
+    """Also those with few votes in the category."""
     style: bool = False
     deprecated: bool = False
     search: str = ""
 
 
-def categories_of(leaderboard: Leaderboard) -> list[tuple[str, str]]:
+def categories_of(
+    leaderboard: Leaderboard, words: LeaderboardWords | None = None
+) -> list[tuple[str, str]]:
     """Title and key of the boards to choose from, the overall one first."""
-    return [(b.title, key) for key, b in leaderboard.boards.items() if not b.is_style_controlled]
+    boards = leaderboard.boards.items()
+    plain = [(key, board.title) for key, board in boards if not board.is_style_controlled]
+    return [(words.title(key, own) if words else own, key) for key, own in plain]
 
 
 def board_shown(leaderboard: Leaderboard, shown: Shown) -> Board:
@@ -107,6 +137,10 @@ def table_html(
     rows = [row for row in board.rows if _is_shown(row, shown, infos, is_overall=is_overall)]
     sentences = (note[:1].upper() + note[1:] for note in board.notes)
     notes = "".join(f"<p><small>{html.escape(note)}</small></p>" for note in sentences)
+    few = _few(board, shown, is_overall=is_overall)
+    if few:
+        told_few = words.few.format(n=FEW_VOTES, left_out=few)
+        notes += f"<p><small>{html.escape(told_few)}</small></p>"
     if not rows:
         return f"<p>{html.escape(words.empty)}</p>{notes}"
     compared, title = _compared(leaderboard, board, overall, words, is_overall=is_overall)
@@ -121,8 +155,9 @@ def table_html(
     body = "".join(
         "<tr>" + "".join(f'<td style="{LEFT}">{c}</td>' for c in row) + "</tr>" for row in cells
     )
+    own_words = not words.categories  # a board describes itself in English
     return (
-        f"<p>{html.escape(board.description)}</p>{notes}"
+        f"<p>{html.escape(board.description if own_words else '')}</p>{notes}"
         f'<div style="overflow-x:auto"><table><thead><tr>{head}</tr></thead>'
         f"<tbody>{body}</tbody></table></div><p>{html.escape(words.explained)}</p>"
     )
@@ -132,10 +167,19 @@ def _is_shown(row: Row, shown: Shown, infos: Mapping[str, ModelInfo], *, is_over
     info = infos.get(row.model)
     if info is not None and info.deprecated and not shown.deprecated:
         return False
-    if not is_overall and row.n_battles <= FEW_VOTES:
+    if _is_few(row, shown, is_overall=is_overall):
         return False
     name = f"{row.model} {info.name if info else ''}".lower()
     return shown.search.strip().lower() in name
+
+
+def _is_few(row: Row, shown: Shown, *, is_overall: bool) -> bool:
+    return not (is_overall or shown.all_models) and row.n_battles <= FEW_VOTES
+
+
+def _few(board: Board, shown: Shown, *, is_overall: bool) -> int:
+    """How many models are left out for their few votes."""
+    return sum(_is_few(row, shown, is_overall=is_overall) for row in board.rows)
 
 
 def _compared(
@@ -248,8 +292,7 @@ class LeaderboardView:
             self.refresh,
             chosen,
             [summary, category, table],
-            show_progress="hidden",
-            api_visibility="undocumented",
+            **RAW,
         )
         self._plots(chosen)
         self._export(chosen)
@@ -267,8 +310,7 @@ class LeaderboardView:
             self._figure,
             [which, *chosen],
             [figure],
-            show_progress="hidden",
-            api_visibility="undocumented",
+            **RAW,
         )
 
     def _export(self, chosen: "list[Any]") -> None:
@@ -277,9 +319,7 @@ class LeaderboardView:
         with gr.Accordion(self._words.export, open=False):
             button = gr.Button(self._words.export_button)
             files = gr.HTML("")
-        button.click(
-            self._files, chosen, [files], show_progress="hidden", api_visibility="undocumented"
-        )
+        button.click(self._files, chosen, [files], **RAW)
 
     def _has_deprecated(self) -> bool:
         return any(info.deprecated for info in self._infos.values())
@@ -294,7 +334,7 @@ class LeaderboardView:
         except FastChatError:
             return [f"<p>{html.escape(words.unavailable)}</p>", gr.skip(), gr.skip()]
         shown = _shown(category, style, deprecated, search)
-        choices = categories_of(leaderboard)
+        choices = categories_of(leaderboard, words)
         keys = [key for _, key in choices]
         value = category if category in keys else (keys[0] if keys else None)
         return [
@@ -305,8 +345,10 @@ class LeaderboardView:
 
     def _summary(self, leaderboard: Leaderboard) -> str:
         board = board_shown(leaderboard, Shown())
+        known = leaderboard.updated_at is not None
+        updated = leaderboard.updated if known else self._words.no_votes
         return self._words.summary.format(
-            models=len(board.rows), votes=f"{board.n_votes:,}", updated=leaderboard.updated
+            models=len(board.rows), votes=f"{board.n_votes:,}", updated=updated
         )
 
     def _figure(self, name: str, *chosen: Any) -> Any:

@@ -1,20 +1,32 @@
 """The command that serves the page."""
 
+import asyncio
+import logging
 import os
 import re
 import signal
 import socket
 import subprocess
 import sys
+import threading
 import urllib.request
 from pathlib import Path
 
+import httpx
 import pytest
+from starlette.responses import PlainTextResponse
 
 from fastchat.errors import UsageError
-from fastchat.serve import gradio_web_server
-from fastchat.serve.gradio_web_server import WebSettings, bind_page, main, read_page_settings
-from fastchat.settings import parse
+from fastchat.serve import asgi, gradio_web_server
+from fastchat.serve.gradio_web_server import (
+    WebSettings,
+    bind_page,
+    main,
+    read_page_settings,
+    serve_guarded,
+)
+from fastchat.settings import ServerSettings, parse
+from fastchat.web.security import Guard
 
 
 def settings(*argv: str) -> WebSettings:
@@ -113,8 +125,8 @@ def test_the_command_serves_the_page_and_ends_at_once(root: Path) -> None:
         text=True,
         env={**os.environ, "PYTHONPATH": str(root)},
     )
+    assert process.stderr is not None
     try:
-        assert process.stderr is not None
         address = ""
         for line in process.stderr:
             if found := re.search(r"Uvicorn running on (http://127\.0\.0\.1:\d+)", line):
@@ -132,3 +144,58 @@ def test_the_command_serves_the_page_and_ends_at_once(root: Path) -> None:
         process.kill()
         process.wait()
         process.stderr.close()
+
+
+@pytest.mark.parametrize("tunnel", ["opens", "fails", "hangs"])
+def test_a_shared_page_is_served_whatever_becomes_of_its_tunnel(
+    tunnel: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The tunnel itself is a program that Gradio fetches; what we give it, and do with it."""
+    from gradio import networking
+
+    tunnelled: list[tuple[object, ...]] = []
+    released = threading.Event()
+
+    def open_one(*about: object) -> str:
+        tunnelled.append(about)
+        if tunnel == "fails":
+            raise OSError("no such host")
+        if tunnel == "hangs":
+            released.wait(60)
+        return "https://abc.gradio.live"
+
+    monkeypatch.setattr(networking, "setup_tunnel", open_one)
+    caplog.set_level(logging.INFO)
+    said = {
+        "opens": "Running on public URL: https://abc.gradio.live",
+        "fails": "no public address could be had: no such host",
+        "hangs": "Uvicorn running",
+    }[tunnel]
+
+    async def served() -> int:
+        sockets = asgi.bind("127.0.0.1", 0)
+        port = sockets[0].getsockname()[1]
+        guard = Guard(PlainTextResponse("the page"), hosts=(), any_host=True)
+        serving = asyncio.create_task(serve_guarded(guard, ServerSettings(), sockets, share=True))
+        async with httpx.AsyncClient(trust_env=False) as http:
+            while said not in caplog.text or not tunnelled:
+                assert not serving.done()
+                await asyncio.sleep(0.01)
+            reply = await http.get(f"http://127.0.0.1:{port}/")
+            assert reply.text == "the page"
+            public = await http.get(
+                f"http://127.0.0.1:{port}/", headers={"host": "abc.gradio.live"}
+            )
+            assert public.text == "the page", "a shared page is reached under a name of theirs"
+        signal.raise_signal(signal.SIGTERM)
+        await serving
+        return port
+
+    port = asyncio.run(served())
+    released.set()
+    assert [about[:2] for about in tunnelled] == [("127.0.0.1", port)]
+
+
+def test_only_a_shared_page_takes_names_that_nobody_told() -> None:
+    assert read_page_settings(settings("--share")).any_host
+    assert not read_page_settings(settings()).any_host

@@ -7,13 +7,17 @@ from typing import Any
 
 import httpx
 import pytest
+from arena_votes import stored_vote
+from gradio_session import Session
 
 from fastchat.arena.export import json_of
 from fastchat.arena.leaderboard import Board, Leaderboard, Row
-from fastchat.errors import FastChatError, UsageError
+from fastchat.arena.live_categories import LiveCategories
+from fastchat.errors import FastChatError
 from fastchat.store.arena import ArenaStore
 from fastchat.store.database import Database
-from fastchat.web.board_tab import BoardFiles, board_source, table_html
+from fastchat.web.board_tab import BoardFiles, board_source
+from fastchat.web.leaderboard import leaderboard_words
 
 
 @pytest.fixture
@@ -21,12 +25,9 @@ def store(tmp_path: Path) -> ArenaStore:
     return ArenaStore(Database(str(tmp_path / "a.db")))
 
 
-def test_the_board_comes_from_the_store_or_from_a_results_file(
-    store: ArenaStore, tmp_path: Path
-) -> None:
-    assert board_source(store, BoardFiles())().first.rows == ()
+def results(path: Path, model: str) -> Path:
     row = Row(
-        model="lion",
+        model=model,
         rating=1000.0,
         lower=990.0,
         upper=1010.0,
@@ -36,26 +37,65 @@ def test_the_board_comes_from_the_store_or_from_a_results_file(
         win_rate=None,
     )
     board = Board(key="full", title="Overall", rows=(row,), n_votes=5)
-    path = tmp_path / "ratings.json"
     path.write_bytes(json_of(Leaderboard(boards={"full": board})))
-    read = board_source(store, BoardFiles(results=path))
-    assert [r.model for r in read().first.rows] == ["lion"]
+    return path
+
+
+def test_the_board_comes_from_the_store_or_from_a_results_file(
+    store: ArenaStore, tmp_path: Path
+) -> None:
+    live = board_source(store, BoardFiles())
+    assert live.leaderboard().first.rows == ()
+    live.close()
+    path = results(tmp_path / "ratings.json", "lion")
+    source = board_source(store, BoardFiles(results=path))
+    assert [r.model for r in source.leaderboard().first.rows] == ["lion"]
+    assert source.leaderboard() is source.leaderboard(), "a file that stays is read once"
+    results(path, "tiger-of-another-length")
+    assert [r.model for r in source.leaderboard().first.rows] == ["tiger-of-another-length"]
     path.write_text("no results", "utf-8")
     with pytest.raises(FastChatError):
         board_source(store, BoardFiles(results=path))
     store.database.close()
 
 
-def test_a_table_of_results_is_shown_as_it_is(tmp_path: Path) -> None:
-    path = tmp_path / "hard.csv"
-    path.write_text('model,score\n"a, <b>",9\n', "utf-8")
-    assert "<td>a, &lt;b&gt;</td><td>9</td>" in table_html(path, "Title")
-    for text in ("", "model,score\n"):
-        path.write_text(text, "utf-8")
-        with pytest.raises(UsageError, match="no rows"):
-            table_html(path, "Title")
-    with pytest.raises(UsageError, match="cannot be read"):
-        table_html(tmp_path / "none", "Title")
+def test_own_categories_stand_beside_those_that_ship(store: ArenaStore, tmp_path: Path) -> None:
+    path = tmp_path / "own.toml"
+    path.write_text('[category.mine]\ntitle = "Mine"\nmin_user_tokens = 1\n', "utf-8")
+    store.record([stored_vote("1", "leftvote"), stored_vote("2", "rightvote")])
+    source = board_source(store, BoardFiles(categories=path))
+    assert isinstance(source, LiveCategories)
+    source.leaderboard()
+    source.wait()
+    assert source.leaderboard().boards["mine"].n_votes == 2
+    source.close()
+    path.write_text("[category.mine]\n", "utf-8")
+    with pytest.raises(FastChatError, match="mine"):
+        board_source(store, BoardFiles(categories=path))
+    store.database.close()
+
+
+def test_results_and_tables_of_files_are_shown_on_the_page(
+    serve_arena: Callable[..., str], tmp_path: Path
+) -> None:
+    models, hard = tmp_path / "models.csv", tmp_path / "hard.csv"
+    models.write_text("key,Model,MMLU,License\nlion,Lion 7B,0.5,MIT\n", "utf-8")
+    hard.write_text("model,score\nlion,33.3\n", "utf-8")
+    path = results(tmp_path / "ratings.json", "lion")
+    session = Session(serve_arena(board=BoardFiles(results=path, models=models, hard=hard)))
+    [refresh] = [f for f in session.all if f["api_name"] == "refresh"]
+    session.functions["board"] = refresh
+    # A page that was open before the server began again still has its choice.
+    summary, choices, table = session.call("board", "german", False, False, "")[-1]
+    assert "1 models, 5 votes" in summary and "Lion 7B" in table
+    assert choices["choices"] == [["Overall", "full"]]
+    labels = [c["props"].get("label") for c in session.http.get("/config").json()["components"]]
+    words = leaderboard_words()
+    for tab in (words.tab_arena, words.tab_overview, words.hard, words.tab_full):
+        assert labels.count(tab) == 1
+    assert words.tab_vision not in labels, "this arena takes no pictures"
+    assert "33.3" in session.http.get("/config").text
+    session.close()
 
 
 def test_the_tabs_have_the_published_controls(serve_arena: Callable[..., str]) -> None:
@@ -64,7 +104,7 @@ def test_the_tabs_have_the_published_controls(serve_arena: Callable[..., str]) -
     of_kind: dict[str, list[dict[str, Any]]] = {}
     for component in config["components"]:
         of_kind.setdefault(component["type"], []).append(component["props"])
-    tabs = [(tab["label"], tab["id"]) for tab in of_kind["tabitem"]]
+    tabs = [(tab["label"], tab["id"]) for tab in of_kind["tabitem"] if "id" in tab]
     assert tabs == [
         ("Arena (battle)", 0),
         ("Arena (side-by-side)", 1),

@@ -1,6 +1,5 @@
 """A page of its own for the leaderboard and the statistics, from results, a store or logs."""
 
-import socket
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -44,6 +43,8 @@ class MonitorSettings(ServerSettings):
     """Read only the newest so many logs."""
     leaderboard_table_file: Path | None = None
     """CSV of models: organization, license, link, knowledge cutoff."""
+    arena_hard_leaderboard: Path | None = None
+    """CSV of the arena-hard benchmark, shown in a tab of its own."""
     ban_ip_file: Path | None = None
     """JSON list of addresses whose votes are left out."""
     exclude_model_names: CommaList = ()
@@ -65,9 +66,10 @@ def run(settings: MonitorSettings) -> None:
         raise UsageError(f"--update-interval {settings.update_interval} is below 1 second.")
     logs.setup("monitor.log", debug=settings.debug)
     app = build_monitor(settings)
-    from fastchat.serve.gradio_web_server import bind_page
+    from fastchat.serve.gradio_web_server import bind_page, serve_guarded
 
-    asgi.run_loop(_serve(app, settings, bind_page(settings.host, settings.port)))
+    sockets = bind_page(settings.host, settings.port)
+    asgi.run_loop(serve_guarded(app, settings, sockets, share=settings.share))
 
 
 def build_monitor(settings: MonitorSettings) -> "Guard":
@@ -79,17 +81,16 @@ def build_monitor(settings: MonitorSettings) -> "Guard":
     import gradio as gr
     from fastapi import FastAPI
 
-    from fastchat.arena.model_table import read_model_table
     from fastchat.web.app import frame, mounted
-    from fastchat.web.leaderboard import leaderboard_view
+    from fastchat.web.board_tab import BoardFiles, build_board
 
     read = leaderboard_source(settings)
-    table = settings.leaderboard_table_file
-    infos = read_model_table(table) if table else {}
+    files = BoardFiles(models=settings.leaderboard_table_file, hard=settings.arena_hard_leaderboard)
     page_settings = _page_settings(settings)
     with frame(page_settings.texts, page_settings) as page, gr.Tabs():
         with gr.Tab("Leaderboard", elem_classes="reading"):
-            leaderboard_view(page, read, infos=infos, interval_s=min(10, settings.update_interval))
+            interval_s = min(10, settings.update_interval)
+            build_board(page, read, files, language="en", vision=True, interval_s=interval_s)
         with gr.Tab("Basic stats", elem_classes="reading") as tab:
             shown = gr.Markdown("")
             statistics = _statistics(settings)
@@ -108,11 +109,13 @@ def leaderboard_source(settings: MonitorSettings) -> "Callable[[], Leaderboard]"
         read_leaderboard(path)  # tells what is wrong before anybody looks
         return Renewed(lambda: read_leaderboard(path), settings.update_interval, time.monotonic)
     if settings.database_url is not None:
-        from fastchat.arena.live import LiveLeaderboard
+        from fastchat.arena.categories import known_categories
+        from fastchat.arena.live_categories import LiveCategories
         from fastchat.store.arena import ArenaStore
         from fastchat.store.database import Database
 
-        return LiveLeaderboard(ArenaStore(Database(settings.database_url))).leaderboard
+        store = ArenaStore(Database(settings.database_url))
+        return LiveCategories(store, known_categories()).leaderboard
     return Renewed(lambda: _of_logs(settings), settings.update_interval, time.monotonic)
 
 
@@ -189,21 +192,6 @@ def _page_settings(settings: MonitorSettings) -> "PageSettings":
         hosts=settings.allowed_hosts,
         any_host=settings.share or not is_loopback(settings.host),
     )
-
-
-async def _serve(app: "Guard", settings: MonitorSettings, sockets: list[socket.socket]) -> None:
-    """Serves the page; with `--share`, under a public address as well."""
-    import asyncio
-
-    from fastchat.web.app import open_tunnel
-
-    port = sockets[0].getsockname()[1]
-    tunnel = asyncio.create_task(open_tunnel(port)) if settings.share else None
-    try:
-        await asgi.serve_sockets(app, settings, sockets=sockets, closing=app.end_streams)
-    finally:
-        if tunnel is not None:
-            tunnel.cancel()
 
 
 if __name__ == "__main__":
