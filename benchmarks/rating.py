@@ -1,4 +1,4 @@
-"""How fast, how exact and how sparing ratings are, beside arena-rank and upstream.
+"""How fast and how exact ratings are, beside arena-rank and upstream.
 
     python benchmarks/rating.py --arena-rank-python /path/to/venv/bin/python \
         --upstream-python /path/to/venv/bin/python
@@ -31,9 +31,8 @@ from processes import ROOT, TOOLS, table
 
 sys.path.insert(0, str(ROOT))
 
-from fastchat.arena.active import choose_pairs
 from fastchat.arena.bootstrap import bootstrap_ratings
-from fastchat.arena.counts import counts_of, fold
+from fastchat.arena.counts import fold
 from fastchat.arena.elo import online_elo
 from fastchat.arena.live import LiveLeaderboard
 from fastchat.arena.rating import POINTS, Ratings, fit
@@ -43,8 +42,6 @@ from fastchat.store.arena_records import VoteColumns
 
 ROUNDS = 5
 SEEDS = 50
-WIDTH = 60.0
-"""Mean width of the intervals, in points, at which pairing strategies are compared."""
 ARENA_RANK = """
 import json, sys, time, numpy as np, pandas as pd
 from arena_rank.models.bradley_terry import BradleyTerry
@@ -209,68 +206,6 @@ def _largest(found: Ratings, wanted: dict[str, Any], key: str) -> str:
     return f"{off:.1e}"
 
 
-class Arena:
-    """Thirty models of known strength that battle as they are told."""
-
-    def __init__(self, seed: int, spread: float, *, new: int = 0, before: int = 0) -> None:
-        self.m = 30
-        self.rng = np.random.default_rng(seed)
-        self.theta = np.random.default_rng(1000 + seed).normal(0.0, spread, self.m)
-        self.names = tuple(f"m{i}" for i in range(self.m))
-        self.wins, self.ties = np.zeros((self.m, self.m)), np.zeros((self.m, self.m))
-        for _ in range(before):
-            self.play(*self.rng.choice(self.m - new, 2, replace=False))
-
-    def play(self, a: int, b: int) -> None:
-        p = 1.0 / (1.0 + np.exp(self.theta[b] - self.theta[a]))
-        tie = 0.3 * 2.0 * min(p, 1.0 - p)
-        u = self.rng.random()
-        if u < p - tie / 2:
-            self.wins[a, b] += 1
-        elif u < p + tie / 2:
-            self.ties[[a, b], [b, a]] += 1
-        else:
-            self.wins[b, a] += 1
-
-    def width(self) -> float:
-        """Mean width of the intervals in points; infinite where votes do not bound them."""
-        found = fit(counts_of(self.names, self.wins, self.ties))
-        bounded = len(found.models) == self.m and found.ridge is None
-        return float(np.mean(found.upper - found.lower)) if bounded else float("inf")
-
-    def votes_needed(self, *, active: bool) -> int:
-        """Votes until the intervals are `WIDTH` wide on average."""
-        n = 0
-        while self.width() > WIDTH:
-            if active:
-                counts = counts_of(self.names, self.wins, self.ties)
-                pairs = choose_pairs(counts, 50, rng=self.rng)
-            else:
-                pairs = [tuple(self.rng.choice(self.m, 2, replace=False)) for _ in range(50)]
-            for a, b in pairs:
-                self.play(int(a), int(b))
-            n += len(pairs)
-        return n
-
-
-def active_rows(seeds: int = 5) -> list[list[str]]:
-    """Votes to the same mean interval, pairs drawn evenly and pairs chosen."""
-    scenes = {
-        "5 of the 30 are new to 20,000 votes": {"spread": 0.69, "new": 5, "before": 20_000},
-        "all new, ratings spread by 120 points": {"spread": 0.69},
-        "all new, spread by 210": {"spread": 1.2},
-        "all new, spread by 300": {"spread": 1.7},
-    }
-    rows: list[list[str]] = []
-    for name, scene in scenes.items():
-        even, chosen = (
-            np.mean([Arena(s, **scene).votes_needed(active=active) for s in range(seeds)])
-            for active in (False, True)
-        )
-        rows.append([name, f"{even:.0f}", f"{chosen:.0f}", f"{1 - chosen / even:.0%}"])
-    return rows
-
-
 def command_rows(tools: Path, folder: Path, upstream: str | None) -> list[list[str]]:
     """The whole command on 200,000 votes of 60 models, 100 rounds of bootstrap, with plots."""
     rows, _ = tool("gen_battles", tools).gen_random(60, 200_000, 0, 0.3, 0.8, 0.05)
@@ -315,8 +250,6 @@ def main() -> int:
         print(table(["", "CPU s"], command_rows(args.tools, folder, args.upstream_python)))
     print("\nAccuracy:\n")
     print(table(["what", "target", "found"], accuracy_rows(args.tools, args.tools.parent)))
-    print(f"\nVotes until 30 models' intervals are {WIDTH:.0f} points wide on average:\n")
-    print(table(["arena", "even pairs", "chosen pairs", "fewer"], active_rows()))
     return 0
 
 

@@ -33,6 +33,7 @@ SECTIONS: dict[str, list[str]] = {
     "arena": ["arena.py"],
     "data": ["data.py"],
     "rating": ["rating.py"],
+    "pairing": ["pairing.py"],
     "judging": ["judging.py"],
     "training-memory": ["training_memory.py"],
     "training": ["training.py --conversations 100"],

@@ -1,9 +1,11 @@
 """Which pair to let battle next, so that the intervals of the ratings shrink fastest.
 
 One more battle of i and j adds h (e_i - e_j)(e_i - e_j)^T to the information, with h = p (1 - p).
-By the Sherman-Morrison formula the covariance A loses h A d d^T A / (1 + h d^T A d), d = e_i -
-e_j, so that what every possible pair gains is known before any is played. The gain is measured
-in the mean width of the intervals. Source: optimal design, Pukelsheim 1993, chapter 9.
+By the Sherman-Morrison formula the covariance A loses h c c^T / (1 + h v), with c = A (e_i - e_j)
+and v = c_i - c_j, so that what every possible pair gains is known before any is played. The gain is
+what the mean width of the intervals loses by it, which is what boards show. Taken one after the
+other, the best pairs need hardly more votes than the best possible shares of pairs
+(`benchmarks/pairing.py`). Source: optimal design, Pukelsheim 1993, chapter 9.
 """
 
 import numpy as np
@@ -12,6 +14,9 @@ from numpy.typing import NDArray
 from fastchat.arena.counts import Counts, counts_of
 from fastchat.arena.rating import RIDGE, information, inverse, solve, win_probabilities
 from fastchat.arena.votes import Floats
+
+Bools = NDArray[np.bool_]
+Places = NDArray[np.intp]
 
 
 def pair_gains(counts: Counts) -> Floats:
@@ -34,19 +39,45 @@ def choose_pairs(
     rng: decides between pairs that gain the same, and which of the two comes first; None leaves
         the lower code first.
     """
-    if (m := len(counts.models)) < 2:
+    if len(counts.models) < 2:
         return []
-    theta, covariance = _state(counts)
-    p = win_probabilities(theta)
-    chosen: list[tuple[int, int]] = []
-    for _ in range(n):
-        gains = np.triu(_gains(p, covariance), 1)
-        best = np.flatnonzero(gains.ravel() >= gains.max() * (1 - 1e-9))
+    chooser = PairChooser.after(counts)
+    return [chooser.next(rng=rng) for _ in range(n)]
+
+
+class PairChooser:
+    """Chooses pairs one after the other, each as if those before it had been played."""
+
+    def __init__(self, p: Floats, covariance: Floats) -> None:
+        """
+        Args:
+            p: (m, m) the chance of the row against the column.
+            covariance: (m, m) of theta about its mean.
+        """
+        self._p, self._covariance = p, covariance
+        self._upper = np.triu(np.ones(p.shape, bool), 1)
+
+    @classmethod
+    def after(cls, counts: Counts) -> "PairChooser":
+        """One that begins with these votes, of two models or more."""
+        theta, covariance = _state(counts)
+        return cls(win_probabilities(theta), covariance)
+
+    def next(
+        self, *, allowed: Bools | None = None, rng: np.random.Generator | None = None
+    ) -> tuple[int, int]:
+        """The pair that narrows the intervals most.
+
+        allowed: (m, m) symmetric, which pairs may meet; one at least. None allows all.
+        """
+        among = self._upper if allowed is None else self._upper & allowed
+        first, second, gains = _best_pairs(self._p, self._covariance, among)
+        best = np.flatnonzero(gains >= gains.max() * (1.0 - 1e-9))
         pick = int(best[0] if rng is None else rng.choice(best))
-        i, j = divmod(pick, m)
-        covariance = _after(covariance, i, j, float(p[i, j] * p[j, i]))
-        chosen.append((j, i) if rng is not None and rng.random() < 0.5 else (i, j))
-    return chosen
+        i, j = int(first[pick]), int(second[pick])
+        h = float(self._p[i, j] * self._p[j, i])
+        self._covariance = _after(self._covariance, i, j, h)
+        return (j, i) if rng is not None and rng.random() < 0.5 else (i, j)
 
 
 def pair_chances(counts: Counts, *, sharpness: float = 4.0) -> Floats:
@@ -83,18 +114,42 @@ def _state(counts: Counts) -> tuple[Floats, Floats]:
 
 
 def _gains(p: Floats, covariance: Floats) -> Floats:
-    """(m, m) what a battle of each pair takes off the sum of standard errors, to first order."""
+    """(m, m) what a battle of each pair takes off the sum of the standard errors."""
+    gains = np.zeros_like(p)
+    for i in range(len(p) - 1):
+        rivals = np.arange(i + 1, len(p))
+        gains[i, i + 1 :] = _exact_gains(p, covariance, np.full_like(rivals, i), rivals)
+    return gains + gains.T
+
+
+def _exact_gains(p: Floats, covariance: Floats, first: Places, second: Places) -> Floats:
+    """(k,) what a battle of each of k pairs takes off the sum of the standard errors."""
+    columns = covariance[first] - covariance[second]
+    of_difference = columns[np.arange(len(first)), first] - columns[np.arange(len(first)), second]
+    h = p[first, second] * p[second, first]
+    variance = np.maximum(np.diag(covariance), 0.0)
+    after = variance - (h / (1.0 + h * of_difference))[:, None] * columns**2
+    return np.sqrt(variance).sum() - np.sqrt(np.maximum(after, 0.0)).sum(axis=1)
+
+
+def _best_pairs(p: Floats, covariance: Floats, allowed: Bools) -> tuple[Places, Places, Floats]:
+    """Pairs that may be the best of those allowed, row below column, and what each gains.
+
+    To first order a gain is one product of matrices for all pairs. The root bends, so that the
+    whole gain is more, by 2 / (1 + sqrt(1 - r)) at most where the battle takes the part r off a
+    variance, which is no more than h v / (1 + h v). What this leaves open is computed whole.
+    """
     spread = np.sqrt(np.maximum(np.diag(covariance), 1e-300))
-    weighted = covariance / np.sqrt(spread)[:, None]
-    scatter = weighted.T @ weighted
-    own = np.diag(scatter)
+    scatter = (covariance / spread[:, None]).T @ covariance
+    own, variance = np.diag(scatter), np.diag(covariance)
     reduction = own[:, None] + own[None, :] - 2.0 * scatter
-    variance = np.diag(covariance)
     of_difference = variance[:, None] + variance[None, :] - 2.0 * covariance
     h = p * p.T
-    gains = 0.5 * h * reduction / (1.0 + h * of_difference)
-    np.fill_diagonal(gains, 0.0)
-    return np.maximum(gains, 0.0)
+    kept = 1.0 / (1.0 + h * of_difference)
+    least = np.where(allowed, 0.5 * h * reduction * kept, -1.0)
+    most = least * 2.0 / (1.0 + np.sqrt(kept))
+    first, second = np.nonzero(allowed & (most >= least.max() * (1.0 - 1e-9)))
+    return first, second, _exact_gains(p, covariance, first, second)
 
 
 def _after(covariance: Floats, i: int, j: int, h: float) -> Floats:

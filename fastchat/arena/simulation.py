@@ -9,13 +9,15 @@ import asyncio
 import random
 import secrets
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
 import numpy as np
+from numpy.typing import NDArray
 
-from fastchat.arena.active import pair_gains
+from fastchat.arena.active import PairChooser
 from fastchat.arena.counts import Counts, counts_of
 from fastchat.arena.rating import Ratings, fit
 from fastchat.arena.votes import Floats
@@ -117,38 +119,46 @@ class Planner:
             self._allowed &= new[:, None] | new[None, :]
 
     def next(self, n: int) -> list[Planned]:
-        """At most n battles that were not fought; each is planned as if those before tied."""
-        hoped = Tally.of(self._tally.models)
-        hoped.wins, hoped.ties = self._tally.wins.copy(), self._tally.ties.copy()
+        """At most n battles that were not fought; each is planned as if those before were."""
+        chooser = PairChooser.after(self._tally.counts)
         planned: list[Planned] = []
         for _ in range(n):
-            found = self._best(hoped)
-            if found is None:
+            allowed = self._with_questions()
+            if not allowed.any():
                 break
-            planned.append(found)
-            hoped.add(found.first, found.second, "tievote")
+            i, j = chooser.next(allowed=allowed)
+            planned.append(self._planned(i, j))
         return planned
 
-    def _best(self, hoped: Tally) -> Planned | None:
-        gains = np.where(self._allowed, np.triu(pair_gains(hoped.counts), 1), -1.0)
-        for place in np.argsort(-gains, axis=None, kind="stable"):
-            i, j = divmod(int(place), len(hoped.models))
-            if j <= i or gains[i, j] < 0:
-                continue
-            question = self._question(hoped.models[i], hoped.models[j])
-            if question is None:
-                continue
-            pair = (hoped.models[i], hoped.models[j])
-            first, second = pair if self._random.random() < 0.5 else pair[::-1]
-            self._tally.fought.add((frozenset(pair), question))
-            return Planned(first=first, second=second, question=question)
-        return None
+    def _with_questions(self) -> NDArray[np.bool_]:
+        """(m, m) which pairs may meet, and have a question left."""
+        models = self._tally.models
+        allowed = self._allowed.copy()
+        for pair, n in Counter(pair for pair, _ in self._fought()).items():
+            if n == self._n_questions:
+                i, j = (models.index(name) for name in pair)
+                allowed[i, j] = allowed[j, i] = False
+        return allowed
 
-    def _question(self, a: str, b: str) -> int | None:
+    def _fought(self) -> Iterator[tuple[frozenset[str], int]]:
+        """The battles of these models on these questions."""
+        models = set(self._tally.models)
+        for pair, question in self._tally.fought:
+            if pair <= models and 0 <= question < self._n_questions:
+                yield pair, question
+
+    def _planned(self, i: int, j: int) -> Planned:
+        pair = (self._tally.models[i], self._tally.models[j])
+        question = self._question(*pair)
+        self._tally.fought.add((frozenset(pair), question))
+        first, second = pair if self._random.random() < 0.5 else pair[::-1]
+        return Planned(first=first, second=second, question=question)
+
+    def _question(self, a: str, b: str) -> int:
         """A question that the two have not had, drawn at random."""
         pair = frozenset((a, b))
         free = [q for q in range(self._n_questions) if (pair, q) not in self._tally.fought]
-        return self._random.choice(free) if free else None
+        return self._random.choice(free)
 
 
 @dataclass(slots=True, kw_only=True)
