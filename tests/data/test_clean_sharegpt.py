@@ -174,6 +174,7 @@ def test_the_published_counts_and_the_fidelity(
         assert int(judged) > 2000 and right == judged, name
 
 
+@pytest.mark.slow
 def test_malformed_records_are_counted_as_what_they_are(
     tmp_path: Path, generate: Callable[..., Any]
 ) -> None:

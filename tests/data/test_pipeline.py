@@ -180,11 +180,11 @@ main(sys.argv[2:])
 @pytest.mark.parametrize(
     ("name", "after"),
     [
-        ("out.json", 1),
-        ("out.json", 4),
+        pytest.param("out.json", 1, marks=pytest.mark.slow),
+        pytest.param("out.json", 4, marks=pytest.mark.slow),
         ("out.jsonl.gz", 3),
-        ("out.json.zst", 2),
-        ("out.parquet", 5),
+        pytest.param("out.json.zst", 2, marks=pytest.mark.slow),
+        pytest.param("out.parquet", 5, marks=pytest.mark.slow),
     ],
 )
 def test_a_killed_run_goes_on_to_the_same_bytes(

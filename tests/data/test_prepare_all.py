@@ -71,6 +71,7 @@ def test_nine_steps_leave_the_published_files_and_one_report(
     } == {2}
 
 
+@pytest.mark.slow
 def test_steps_whose_files_are_as_they_left_them_are_skipped(
     flags: list[str], capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -95,6 +96,7 @@ def test_steps_whose_files_are_as_they_left_them_are_skipped(
     assert ran(capsys) == [6]
 
 
+@pytest.mark.slow
 def test_without_a_report_newer_outputs_are_not_made_again(
     flags: list[str], capsys: pytest.CaptureFixture[str]
 ) -> None:

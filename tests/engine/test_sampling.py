@@ -57,7 +57,10 @@ CUTS = [
 
 
 @pytest.mark.parametrize("params", CUTS, ids=str)
-@pytest.mark.parametrize("width", [40, 64, 150])
+@pytest.mark.parametrize(
+    "width",
+    [pytest.param(40, marks=pytest.mark.slow), pytest.param(64, marks=pytest.mark.slow), 150],
+)
 def test_draws_follow_the_distribution_that_sorting_gives(
     params: SamplingParams, width: int
 ) -> None:

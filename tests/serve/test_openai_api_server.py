@@ -446,6 +446,7 @@ async def test_a_silent_but_healthy_endpoint_keeps_its_request() -> None:
         request.cancel()
 
 
+@pytest.mark.slow
 async def test_a_thousand_failing_requests_leave_nothing_behind() -> None:
     async with FakeEndpoint("m") as endpoint, gateway(endpoint) as client:
         modes = ["break_first", "break_middle", "garbage", "cut_json", "busy"]

@@ -125,7 +125,12 @@ def logits_of(model: Any, batch: dict[str, Any]) -> Any:
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")  # flex brings a compiler along
 @pytest.mark.parametrize(
     ("attention", "layout"),
-    [("eager", "rows"), ("sdpa", "rows"), ("flex_attention", "rows"), ("segments", "flat")],
+    [
+        ("eager", "rows"),
+        ("sdpa", "rows"),
+        pytest.param("flex_attention", "rows", marks=pytest.mark.slow),
+        ("segments", "flat"),
+    ],
 )
 def test_packed_logits_are_those_of_conversations_apart(attention: str, layout: Layout) -> None:
     import torch
