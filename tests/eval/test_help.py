@@ -1,10 +1,9 @@
 """The help of every command answers without heavy libraries, and names the published flags."""
 
-import ast
-import subprocess
-import sys
-
 import pytest
+from help_pages import HelpPage, help_pages
+
+pytestmark = pytest.mark.xdist_group("eval_help")
 
 HEAVY = {"torch", "transformers", "gradio", "fastapi", "openai", "numpy", "scipy", "aiohttp"}
 PUBLISHED = {
@@ -16,28 +15,17 @@ PUBLISHED = {
     "generate_webpage_data_from_table": "--input --output",
     "review_totals": "--input --json",
 }
-PROBE = """
-import runpy, sys
-module, *sys.argv[1:] = sys.argv[1:]
-try:
-    runpy.run_module(module, run_name="__main__", alter_sys=True)
-except SystemExit as end:
-    status = end.code or 0
-print("\\n" + repr((status, sorted({name.partition(".")[0] for name in sys.modules}))))
-"""
+
+
+@pytest.fixture(scope="module")
+def pages() -> dict[str, HelpPage]:
+    return help_pages(f"fastchat.eval.{command}" for command in PUBLISHED)
 
 
 @pytest.mark.parametrize("command", PUBLISHED)
-def test_help_is_light_and_has_the_published_flags(command: str) -> None:
-    done = subprocess.run(
-        [sys.executable, "-c", PROBE, f"fastchat.eval.{command}", "--help"],
-        capture_output=True,
-        text=True,
-        timeout=60,
-        check=True,
-    )
-    text, _, report = done.stdout.rstrip().rpartition("\n")
-    status, imported = ast.literal_eval(report)
-    assert status == 0 and not HEAVY & set(imported)
-    words = set(text.replace(",", " ").split())
-    assert set(PUBLISHED[command].split()) <= words
+def test_help_is_light_and_has_the_published_flags(
+    pages: dict[str, HelpPage], command: str
+) -> None:
+    page = pages[f"fastchat.eval.{command}"]
+    assert page.status == 0 and HEAVY & page.imported == set(), page.text
+    assert set(PUBLISHED[command].split()) <= page.words

@@ -1,13 +1,13 @@
 """The help page of every serving command answers without the heavy libraries."""
 
-import ast
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
+from help_pages import HelpPage, help_pages
 
 from fastchat.serve import __file__ as package_file
+
+pytestmark = pytest.mark.xdist_group("serve_help")
 
 HEAVY = {"torch", "transformers", "gradio", "fastapi", "accelerate", "openai", "numpy", "pandas"}
 COMMANDS = sorted(
@@ -15,33 +15,22 @@ COMMANDS = sorted(
     for path in Path(package_file).parent.glob("*.py")
     if "__main__" in path.read_text("utf-8")
 )
-# Runs a module as `python -m` does and reports, by its last line, what that has imported.
-PROBE = """
-import runpy, sys
-module, *sys.argv[1:] = sys.argv[1:]
-try:
-    runpy.run_module(module, run_name="__main__", alter_sys=True)
-except SystemExit as end:
-    status = end.code or 0
-print("\\n" + repr((status, sorted({name.partition(".")[0] for name in sys.modules}))))
-"""
+
+
+@pytest.fixture(scope="module")
+def pages() -> dict[str, HelpPage]:
+    return help_pages(f"fastchat.serve.{command}" for command in COMMANDS)
 
 
 @pytest.mark.parametrize("command", COMMANDS)
-def test_help_names_the_command_and_imports_nothing_heavy(command: str) -> None:
+def test_help_names_the_command_and_imports_nothing_heavy(
+    pages: dict[str, HelpPage], command: str
+) -> None:
     module = f"fastchat.serve.{command}"
-    done = subprocess.run(
-        [sys.executable, "-c", PROBE, module, "--help"],
-        capture_output=True,
-        text=True,
-        timeout=60,
-        check=True,
-    )
-    text, _, report = done.stdout.rstrip().rpartition("\n")
-    status, imported = ast.literal_eval(report)
-    assert status == 0
-    assert f"usage: python3 -m {module}" in text
-    assert HEAVY & set(imported) == set()
+    page = pages[module]
+    assert page.status == 0, page.text
+    assert f"usage: python3 -m {module}" in page.text
+    assert HEAVY & page.imported == set()
 
 
 def test_every_command_of_the_folder_is_among_them() -> None:
