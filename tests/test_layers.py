@@ -63,7 +63,7 @@ COMMANDS: dict[str, set[str]] = {
     "serve/monitor/vote_time_stats.py": {"arena"},
     "serve/monitor/release_file.py": {"arena"},
     "serve/gradio_web_server_multi.py": {"web"},
-    "llm_judge/qa_browser.py": {"web"},
+    "llm_judge/qa_browser.py": {"serve", "web"},
 }
 
 # Modules that must stay light: none of these is imported, even inside a function.

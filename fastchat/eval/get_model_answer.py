@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Literal
 
 from fastchat.errors import UsageError
+from fastchat.llm_judge.extras import needing_extras
 from fastchat.settings import run_command
 
 PROG = "python3 -m fastchat.eval.get_model_answer"
@@ -41,7 +42,7 @@ class ModelAnswerSettings:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Status 0 when every question has an answer."""
-    return run_command(ModelAnswerSettings, _run, argv, prog=PROG)
+    return run_command(ModelAnswerSettings, needing_extras(_run), argv, prog=PROG)
 
 
 def _run(settings: ModelAnswerSettings) -> int:

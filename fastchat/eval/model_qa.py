@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated
 
+from fastchat.llm_judge.extras import needing_extras
 from fastchat.model.load import ModelSettings
 from fastchat.settings import Group, alias, run_command
 
@@ -44,7 +45,7 @@ class ModelQaSettings:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Status 0 when every question has an answer."""
-    return run_command(ModelQaSettings, _run, argv, prog=PROG)
+    return run_command(ModelQaSettings, needing_extras(_run), argv, prog=PROG)
 
 
 def _run(settings: ModelQaSettings) -> int:

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Literal
 
+from fastchat.llm_judge.extras import needing_extras
 from fastchat.settings import alias, run_command
 
 PROG = "python3 -m fastchat.eval.review_totals"
@@ -30,7 +31,7 @@ class TotalSettings:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Status 0 when there was something to add up."""
-    return run_command(TotalSettings, _run, argv, prog=PROG)
+    return run_command(TotalSettings, needing_extras(_run), argv, prog=PROG)
 
 
 def _run(settings: TotalSettings) -> None:

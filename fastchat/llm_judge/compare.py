@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Literal
 
 from fastchat.errors import DataError, UsageError
 from fastchat.llm_judge.bench_settings import BenchSettings
+from fastchat.llm_judge.extras import needing_extras
 from fastchat.settings import WordList, run_command
 
 if TYPE_CHECKING:
@@ -43,7 +44,7 @@ class CompareSettings(BenchSettings):
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Status 0 when there was something to compare, whatever came out."""
-    return run_command(CompareSettings, _run, argv, prog=PROG)
+    return run_command(CompareSettings, needing_extras(_run), argv, prog=PROG)
 
 
 def _run(settings: CompareSettings) -> None:

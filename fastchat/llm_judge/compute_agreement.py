@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from fastchat.errors import UsageError
+from fastchat.llm_judge.extras import needing_extras
 from fastchat.settings import run_command
 
 if TYPE_CHECKING:
@@ -38,7 +39,7 @@ class AgreementSettings:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Status 0 when there was something to compare."""
-    return run_command(AgreementSettings, _run, argv, prog=PROG)
+    return run_command(AgreementSettings, needing_extras(_run), argv, prog=PROG)
 
 
 def _run(settings: AgreementSettings) -> None:

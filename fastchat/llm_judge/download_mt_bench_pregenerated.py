@@ -14,6 +14,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any, Literal
 
 from fastchat.errors import UnavailableError
+from fastchat.llm_judge.extras import needing_extras
 from fastchat.settings import run_command
 
 PROG = "python3 -m fastchat.llm_judge.download_mt_bench_pregenerated"
@@ -43,7 +44,7 @@ class DownloadSettings:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Status 0 when every file is there."""
-    return run_command(DownloadSettings, _run, argv, prog=PROG)
+    return run_command(DownloadSettings, needing_extras(_run), argv, prog=PROG)
 
 
 def _run(settings: DownloadSettings) -> None:
@@ -92,6 +93,8 @@ def _ask(settings: DownloadSettings, what: Any, name: str | None) -> Any:
     """
     try:
         return what(settings, name)
+    except ModuleNotFoundError:
+        raise
     except Exception as error:  # the client's errors have many bases, one of them OSError
         reason = str(error).splitlines()[0][:200] if str(error) else type(error).__name__
         raise UnavailableError(

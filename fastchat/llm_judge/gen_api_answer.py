@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 from fastchat.errors import UsageError
 from fastchat.llm_judge.bench_settings import BenchSettings
 from fastchat.llm_judge.endpoints import EndpointSettings
+from fastchat.llm_judge.extras import needing_extras
 from fastchat.settings import Group, run_command
 
 if TYPE_CHECKING:
@@ -55,7 +56,7 @@ class ApiAnswerSettings(BenchSettings):
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Status 0 when every question has an answer."""
-    return run_command(ApiAnswerSettings, _run, argv, prog=PROG)
+    return run_command(ApiAnswerSettings, needing_extras(_run), argv, prog=PROG)
 
 
 def _run(settings: ApiAnswerSettings) -> int:

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from fastchat.errors import UsageError
 from fastchat.llm_judge.bench_settings import BenchSettings
 from fastchat.llm_judge.endpoints import EndpointSettings
+from fastchat.llm_judge.extras import needing_extras
 from fastchat.settings import Group, run_command
 
 if TYPE_CHECKING:
@@ -59,7 +60,7 @@ class JudgmentSettings(BenchSettings):
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Status 0 when everything is judged."""
-    return run_command(JudgmentSettings, _run, argv, prog=PROG)
+    return run_command(JudgmentSettings, needing_extras(_run), argv, prog=PROG)
 
 
 def _run(settings: JudgmentSettings) -> int:

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 from fastchat.engine.choose import EngineSettings
 from fastchat.errors import UsageError
 from fastchat.llm_judge.bench_settings import BenchSettings
+from fastchat.llm_judge.extras import needing_extras
 from fastchat.settings import alias, run_command
 
 if TYPE_CHECKING:
@@ -72,7 +73,7 @@ class ModelAnswerSettings(BenchSettings):
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Status 0 when every question has an answer."""
-    return run_command(ModelAnswerSettings, _run, argv, prog=PROG)
+    return run_command(ModelAnswerSettings, needing_extras(_run), argv, prog=PROG)
 
 
 def _run(settings: ModelAnswerSettings) -> int:

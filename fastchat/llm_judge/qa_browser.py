@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from fastchat.llm_judge.bench_settings import BenchSettings
+from fastchat.llm_judge.extras import needing_extras
 from fastchat.settings import run_command
 
 if TYPE_CHECKING:
@@ -36,12 +37,14 @@ class BrowserSettings(BenchSettings):
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Serves the page until a signal."""
-    return run_command(BrowserSettings, _run, argv, prog=PROG)
+    return run_command(BrowserSettings, needing_extras(_run), argv, prog=PROG)
 
 
 def _run(settings: BrowserSettings) -> None:
+    from fastchat import logs
     from fastchat.serve.asgi import bind
 
+    logs.setup(debug=settings.debug)
     settings.bench.questions()  # a wrong name is told before a port is taken
     with ExitStack() as opened:
         sockets = [opened.enter_context(s) for s in bind(settings.host, settings.port)]
@@ -56,13 +59,10 @@ async def _serve(settings: BrowserSettings, sockets: "list[socket.socket]") -> N
     app = build_app(settings)
     port = sockets[0].getsockname()[1]
     print(f"Open http://{settings.host}:{port}", flush=True)
-    tunnel = asyncio.create_task(open_tunnel(port)) if settings.share else None
+    if settings.share:
+        open_tunnel(port)
     server = ServerSettings(host=settings.host, port=port)
-    try:
-        await serve_sockets(app, server, sockets=sockets, closing=app.end_streams)
-    finally:
-        if tunnel is not None:
-            tunnel.cancel()
+    await serve_sockets(app, server, sockets=sockets, closing=app.end_streams)
 
 
 def build_app(settings: BrowserSettings) -> "Guard":

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Literal
 
 from fastchat.errors import UsageError
 from fastchat.llm_judge.bench_settings import BenchSettings
+from fastchat.llm_judge.extras import needing_extras
 from fastchat.settings import WordList, run_command
 
 if TYPE_CHECKING:
@@ -46,7 +47,7 @@ class ReportSettings(BenchSettings):
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Status 0 when the report is written."""
-    return run_command(ReportSettings, _run, argv, prog=PROG)
+    return run_command(ReportSettings, needing_extras(_run), argv, prog=PROG)
 
 
 def _run(settings: ReportSettings) -> None:

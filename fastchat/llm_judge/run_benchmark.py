@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 
 from fastchat.errors import UsageError
 from fastchat.llm_judge.endpoints import EndpointSettings
+from fastchat.llm_judge.extras import needing_extras
 from fastchat.settings import Group, WordList, run_command
 
 if TYPE_CHECKING:
@@ -55,7 +56,7 @@ class BenchmarkSettings:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Status 0 when everything is answered and scored."""
-    return run_command(BenchmarkSettings, _run, argv, prog=PROG)
+    return run_command(BenchmarkSettings, needing_extras(_run), argv, prog=PROG)
 
 
 def _run(settings: BenchmarkSettings) -> int:

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from fastchat.errors import UsageError
 from fastchat.llm_judge.bench_settings import BenchSettings
+from fastchat.llm_judge.extras import needing_extras
 from fastchat.settings import run_command
 
 if TYPE_CHECKING:
@@ -46,7 +47,7 @@ class ResultSettings(BenchSettings):
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Status 0 when there was something to show."""
-    return run_command(ResultSettings, _run, argv, prog=PROG)
+    return run_command(ResultSettings, needing_extras(_run), argv, prog=PROG)
 
 
 def _run(settings: ResultSettings) -> None:

@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 from fake_judge import BENCH, FakeJudge, answer, is_pair, judge
+from real_processes import free_port, running, wait_until_answers
 
 from fastchat.llm_judge import qa_browser
 from fastchat.llm_judge.browser_views import (
@@ -136,10 +137,22 @@ def test_a_reader_finds_a_question_and_its_judgments(page: str) -> None:
         browser.close()
 
 
+@pytest.mark.slow
+def test_the_command_serves_until_it_is_told_to_end(here: Path) -> None:
+    port = free_port()
+    flags = ["fastchat.llm_judge.qa_browser", *BENCH, "--host", "localhost", "--port", str(port)]
+    with running(flags, log_path=here / "log") as (process,):
+        wait_until_answers(f"http://localhost:{port}/", [process])
+        wait_until_answers(f"http://127.0.0.1:{port}/", [process])
+        process.terminate()
+        assert process.wait(60) == 0
+    assert f"Open http://localhost:{port}" in (here / "log").read_text()
+
+
 def test_a_taken_port_and_absent_questions_are_one_line(here: Path, capsys: Any) -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = str(taken.getsockname()[1])
         assert qa_browser.main([*BENCH, "--port", port]) == 2
-    assert "give another --host or --port" in capsys.readouterr().err
+    assert "choose another --port" in capsys.readouterr().err
     assert qa_browser.main(["--bench-name", "none", "--port", "0"]) == 1
     assert "there are no questions" in capsys.readouterr().err
