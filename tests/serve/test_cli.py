@@ -252,6 +252,7 @@ def test_an_answer_gets_what_the_context_has_left() -> None:
     assert room(engine, messages * 2, wanted=512) == 1
 
 
+@pytest.mark.slow
 def test_a_conversation_that_fills_the_context_is_refused_and_can_be_reset() -> None:
     done = run_cli("--context-len", "60", said=f"{'x' * 30}\nhello\n!!reset\nagain\n")
     assert done.returncode == 0
@@ -272,6 +273,7 @@ def test_a_chat_through_a_pipe_ends_with_status_0() -> None:
     assert done.stdout == "Human: Assistant: hi there\nHuman: exit...\n"
 
 
+@pytest.mark.slow
 def test_the_programmatic_style_has_its_published_marks() -> None:
     said = f"two\nlines{END_OF_MESSAGE}!!exit{END_OF_MESSAGE}"
     done = run_cli("--style", "programmatic", said=said)
@@ -287,6 +289,7 @@ def test_the_end_of_input_without_the_mark_ends_a_programmatic_chat() -> None:
         chat_io.ask("USER")
 
 
+@pytest.mark.slow
 def test_several_lines_are_one_message_in_multiline() -> None:
     done = run_cli("--multiline", said="one\n\ntwo\n")
     assert done.returncode == 0
@@ -299,6 +302,7 @@ def test_the_rich_style_writes_markdown_through_a_pipe() -> None:
     assert re.search(r"Assistant:\nsome bold words", done.stdout)
 
 
+@pytest.mark.slow
 def test_debug_prints_the_published_record() -> None:
     done = run_cli("--debug", "--conv-system-msg", "Be brief.", said="hi\n!!exit\n")
     assert done.returncode == 0
@@ -307,6 +311,7 @@ def test_debug_prints_the_published_record() -> None:
     assert "system: Be brief." in done.stdout
 
 
+@pytest.mark.slow
 def test_bytes_that_are_no_text_do_not_end_the_chat() -> None:
     command = [sys.executable, "-m", "fastchat.serve.cli", "--model-path", "echo:"]
     done = subprocess.run(command, input=b"a\xffb\n!!exit\n", capture_output=True, timeout=60)
