@@ -17,7 +17,7 @@ from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from fastchat.errors import BodyTooLargeError, UpstreamTimeoutError, UsageError
+from fastchat.errors import BodyTooLargeError, FastChatError, UpstreamTimeoutError, UsageError
 from fastchat.protocol.errors import error_body, public_error
 from fastchat.serve.sockets import bind, listen
 from fastchat.settings import ServerSettings
@@ -56,11 +56,21 @@ def json_body(value: Any) -> bytes:
         raise UsageError("The request is nested too deeply.") from None
 
 
-def error_response(error: BaseException) -> Response:
-    """The reply to a request that failed before its first byte."""
+def told(error: BaseException, what: str = "request failed") -> FastChatError:
+    """What a client is told of a failure. The log has those that were not meant for it.
+
+    Args:
+        what: failed, for the log.
+    """
     shown = public_error(error)
     if shown is not error:
-        log.error("request failed", exc_info=error)
+        log.error(what, exc_info=error)
+    return shown
+
+
+def error_response(error: BaseException) -> Response:
+    """The reply to a request that failed before its first byte."""
+    shown = told(error)
     headers = {"retry-after": str(shown.retry_after_s)} if shown.retry_after_s else None
     return json_response(error_body(shown), shown.status, headers)
 
@@ -77,10 +87,7 @@ def sse_failure(error: BaseException) -> bytes:
 
 def sse_error(error: BaseException) -> bytes:
     """The event that tells what failed."""
-    shown = public_error(error)
-    if shown is not error:
-        log.error("stream failed", exc_info=error)
-    return b"event: error\n" + sse(error_body(shown))
+    return b"event: error\n" + sse(error_body(told(error, "stream failed")))
 
 
 async def receive_body(scope: Scope, receive: Receive, limit_bytes: int) -> bytes | None:

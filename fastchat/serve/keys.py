@@ -42,6 +42,19 @@ class StoreFlags:
     """Show tracebacks."""
 
 
+class OfStore:
+    """Settings with the flags of the store."""
+
+    __slots__ = ()
+
+    if TYPE_CHECKING:
+        store: StoreFlags
+
+    @property
+    def debug(self) -> bool:
+        return self.store.debug
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LimitFlags:
     requests_per_minute: int | None = None
@@ -55,7 +68,7 @@ class LimitFlags:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class CreateSettings:
+class CreateSettings(OfStore):
     """Make a key and print it, this once."""
 
     name: str = ""
@@ -67,52 +80,36 @@ class CreateSettings:
     limits: Group[LimitFlags] = LimitFlags()
     store: Group[StoreFlags] = StoreFlags()
 
-    @property
-    def debug(self) -> bool:
-        return self.store.debug
-
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class ListSettings:
+class ListSettings(OfStore):
     """Show the keys that open the server."""
 
     all: bool = False
     """Also those that were revoked or have expired."""
     store: Group[StoreFlags] = StoreFlags()
 
-    @property
-    def debug(self) -> bool:
-        return self.store.debug
-
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class ShowSettings:
+class ShowSettings(OfStore):
     """Show one key, and what it used today."""
 
     key: tyro.conf.Positional[str] = ""
     """Its id, name, or visible beginning."""
     store: Group[StoreFlags] = StoreFlags()
 
-    @property
-    def debug(self) -> bool:
-        return self.store.debug
-
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class RevokeSettings:
+class RevokeSettings(OfStore):
     """End a key; gateways refuse it within seconds."""
 
     key: tyro.conf.Positional[str] = ""
     """Its id, name, or visible beginning."""
     store: Group[StoreFlags] = StoreFlags()
 
-    @property
-    def debug(self) -> bool:
-        return self.store.debug
-
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class UpdateSettings:
+class UpdateSettings(OfStore):
     """Change what is given; -1 takes a limit away."""
 
     key: tyro.conf.Positional[str] = ""
@@ -126,13 +123,9 @@ class UpdateSettings:
     limits: Group[LimitFlags] = LimitFlags()
     store: Group[StoreFlags] = StoreFlags()
 
-    @property
-    def debug(self) -> bool:
-        return self.store.debug
-
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class UsageSettings:
+class UsageSettings(OfStore):
     """Show requests and tokens by day, key and model."""
 
     key: tyro.conf.Positional[str] = ""
@@ -140,10 +133,6 @@ class UsageSettings:
     days: int = 7
     """How many days (UTC), today included."""
     store: Group[StoreFlags] = StoreFlags()
-
-    @property
-    def debug(self) -> bool:
-        return self.store.debug
 
 
 def main(argv: Sequence[str] | None = None) -> int:

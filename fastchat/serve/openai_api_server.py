@@ -24,10 +24,9 @@ from fastchat.errors import (
     UnknownModelError,
     UsageError,
 )
-from fastchat.protocol.errors import public_error
 from fastchat.protocol.openai_replies import model_card
 from fastchat.serve.access import OPEN_PATHS, Access
-from fastchat.serve.asgi import json_body, parse_json_object, receive_body, serve
+from fastchat.serve.asgi import json_body, parse_json_object, receive_body, serve, told
 from fastchat.serve.doors.door import open_door, send_failure
 from fastchat.serve.doors.gateway_doors import GatewayDoors
 from fastchat.serve.doors.inside import FORWARD_TO
@@ -160,8 +159,7 @@ class Gateway:
         except FastChatError as error:
             status = await (send_failure(found, error, send) if found else send_error(send, error))
         except Exception as error:
-            log.error("request failed", exc_info=error)
-            status = await send_error(send, public_error(error))
+            status = await send_error(send, told(error))
         self.metrics.count(route, status, time.perf_counter() - begun)
 
     async def _route(self, scope: Scope, receive: Receive, send: Send) -> int:

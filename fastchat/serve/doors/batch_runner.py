@@ -22,7 +22,8 @@ from fastchat.protocol.batch_lines import (
     read_line,
     unasked_line,
 )
-from fastchat.protocol.errors import error_body, public_error
+from fastchat.protocol.errors import error_body
+from fastchat.serve.asgi import told
 from fastchat.serve.doors.door_stores import DoorStores
 from fastchat.serve.doors.files import file_parts
 from fastchat.serve.doors.inside import KEY_ID, Inside
@@ -262,9 +263,7 @@ class BatchRunner:
             finally:
                 await reply.close()
         except Exception as error:
-            shown = public_error(error)
-            if shown is not error:
-                log.error("line failed: batch=%s", batch.id, exc_info=error)
+            shown = told(error, f"line failed: batch={batch.id}")
             return shown.status, error_body(shown), _wait_s(shown, shown.status)
 
     # ---- its end

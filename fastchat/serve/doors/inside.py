@@ -171,6 +171,25 @@ class Inside:
         """
         return await self.post({**caller, FORWARD_TO: path}, path, value)
 
+    async def count(self, caller: Scope, prompt: dict[str, Any]) -> int:
+        """The tokens of a prompt, by the model's own tokenizer and template.
+
+        Raises:
+            FastChatError: the request was refused.
+            UnavailableError: the model's endpoint cannot count.
+        """
+        reply = await self.post(caller, "/tokenize", prompt)
+        try:
+            if reply.status != 200:
+                raise await reply.failure()
+            value = await reply.json()
+        finally:
+            await reply.close()
+        count = value.get("count") if isinstance(value, dict) else None
+        if not isinstance(count, int):
+            raise UnavailableError("This model's endpoint cannot count tokens.")
+        return count
+
     async def chat(self, caller: Scope, body: dict[str, Any]) -> "ChatReply":
         """The reply to a chat, streamed where `body` says so; the receiver closes it.
 

@@ -1,6 +1,5 @@
 """Anthropic's Messages API in front of any model: `/v1/messages` and its token counter."""
 
-import logging
 import secrets
 from collections.abc import AsyncGenerator
 from contextlib import aclosing
@@ -8,7 +7,6 @@ from contextlib import aclosing
 from starlette.requests import Request
 from starlette.responses import Response
 
-from fastchat.errors import UnavailableError
 from fastchat.protocol.anthropic_api import (
     CountTokensRequest,
     MessagesRequest,
@@ -16,13 +14,11 @@ from fastchat.protocol.anthropic_api import (
     prompt_body,
 )
 from fastchat.protocol.anthropic_replies import MessageBuilder, anthropic_error, event_bytes
-from fastchat.protocol.errors import public_error
-from fastchat.serve.asgi import EventStream, json_response, unless_gone
+from fastchat.serve.asgi import EventStream, json_response, told, unless_gone
 from fastchat.serve.doors.body import checked_body, with_chats
 from fastchat.serve.doors.door import Door
 from fastchat.serve.doors.inside import ChatReply, Inside
-
-log = logging.getLogger(__name__)
+from fastchat.serve.doors.telling import events_of, tell_unless_gone
 
 
 class MessagesDoors:
@@ -48,25 +44,13 @@ class MessagesDoors:
         if body.stream:
             events = _events(chat, builder)
             return EventStream(events, headers=headers, failure=_last_event, keepalive=PING)
-        try:
-            await unless_gone(request, _whole(chat, builder))
-        finally:
-            await chat.close()
+        await tell_unless_gone(request, chat, builder)
         return json_response(builder.message, headers=headers)
 
     async def _count(self, request: Request) -> Response:
         body, headers = await checked_body(request, CountTokensRequest, self._limit_bytes)
         asked = prompt_body(body)
-        reply = await unless_gone(request, self._inside.post(request.scope, "/tokenize", asked))
-        try:
-            if reply.status != 200:
-                raise await reply.failure()
-            value = await reply.json()
-        finally:
-            await reply.close()
-        count = value.get("count") if isinstance(value, dict) else None
-        if not isinstance(count, int):
-            raise UnavailableError("This model's endpoint cannot count tokens.")
+        count = await unless_gone(request, self._inside.count(request.scope, asked))
         return json_response({"input_tokens": count}, headers=headers | _request_id())
 
 
@@ -75,9 +59,7 @@ PING = event_bytes({"type": "ping"})
 
 def failure(error: BaseException) -> Response:
     """The reply to a request that failed before its first byte, in Anthropic's shape."""
-    shown = public_error(error)
-    if shown is not error:
-        log.error("request failed", exc_info=error)
+    shown = told(error)
     headers = _request_id()
     if shown.retry_after_s:
         headers["retry-after"] = str(shown.retry_after_s)
@@ -87,30 +69,17 @@ def failure(error: BaseException) -> Response:
 
 def _last_event(error: BaseException) -> bytes:
     """The event that ends a stream which failed after it began."""
-    shown = public_error(error)
-    if shown is not error:
-        log.error("stream failed", exc_info=error)
-    return event_bytes(anthropic_error(shown))
+    return event_bytes(anthropic_error(told(error, "stream failed")))
 
 
 async def _events(chat: ChatReply, builder: MessageBuilder) -> AsyncGenerator[bytes]:
     try:
-        for event in builder.begin():
-            yield event_bytes(event)
-        async with aclosing(chat.pieces()) as pieces:
-            async for piece in pieces:
-                if made := b"".join(map(event_bytes, builder.add(piece))):
-                    yield made
+        async with aclosing(events_of(chat, builder, event_bytes)) as events:
+            async for made in events:
+                yield made
         yield b"".join(map(event_bytes, builder.end()))
     finally:
         await chat.close()
-
-
-async def _whole(chat: ChatReply, builder: MessageBuilder) -> None:
-    async with aclosing(chat.pieces()) as pieces:
-        async for piece in pieces:
-            list(builder.add(piece))
-    list(builder.end())
 
 
 def _request_id() -> dict[str, str]:

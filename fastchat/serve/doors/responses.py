@@ -2,7 +2,6 @@
 
 import asyncio
 import contextlib
-import logging
 import time
 from collections.abc import AsyncGenerator, Callable
 from contextlib import aclosing
@@ -13,7 +12,6 @@ from starlette.responses import Response
 from starlette.types import Scope
 
 from fastchat.errors import FastChatError, NotFoundError, UnavailableError, UsageError
-from fastchat.protocol.errors import public_error
 from fastchat.protocol.responses_api import (
     Item,
     ResponsesRequest,
@@ -22,16 +20,15 @@ from fastchat.protocol.responses_api import (
     prompt_body,
 )
 from fastchat.protocol.responses_replies import LIVE, ResponseBuilder, event_bytes, failure
-from fastchat.serve.asgi import EventStream, json_response, unless_gone
+from fastchat.serve.asgi import EventStream, json_response, told, unless_gone
 from fastchat.serve.doors.body import checked_body, with_chats
 from fastchat.serve.doors.door import Door
 from fastchat.serve.doors.inside import ChatReply, Inside, acting_for, key_id
 from fastchat.serve.doors.pages import page_of, read_page
+from fastchat.serve.doors.telling import events_of, tell_unless_gone, tell_whole
 
 if TYPE_CHECKING:
     from fastchat.store.responses import ResponseStore, StoredResponse
-
-log = logging.getLogger(__name__)
 
 MAX_BACKGROUND = 256
 LIVE_SIGN_S = 5.0
@@ -94,10 +91,7 @@ class ResponsesDoors:
             return EventStream(
                 events, headers=headers, failure=lambda error: _last_event(builder, error)
             )
-        try:
-            await unless_gone(request, _whole(chat, builder))
-        finally:
-            await chat.close()
+        await tell_unless_gone(request, chat, builder)
         await self._keep(request.scope, builder, own)
         return json_response(builder.response, headers=headers)
 
@@ -125,12 +119,9 @@ class ResponsesDoors:
         self, scope: Scope, chat: ChatReply, builder: ResponseBuilder, own: list[Item]
     ) -> AsyncGenerator[bytes]:
         try:
-            for event in builder.begin():
-                yield event_bytes(event)
-            async with aclosing(chat.pieces()) as pieces:
-                async for piece in pieces:
-                    if made := b"".join(map(event_bytes, builder.add(piece))):
-                        yield made
+            async with aclosing(events_of(chat, builder, event_bytes)) as events:
+                async for made in events:
+                    yield made
             last = b"".join(map(event_bytes, builder.end()))
             await self._keep(scope, builder, own)  # whoever reads `completed` can go on from it
             yield last
@@ -174,10 +165,7 @@ class ResponsesDoors:
         except asyncio.CancelledError:
             builder.fail(FastChatError("The server was stopped before the response was finished."))
         except Exception as error:
-            shown = public_error(error)
-            if shown is not error:
-                log.error("response failed in the background", exc_info=error)
-            builder.fail(shown)
+            builder.fail(told(error, "response failed in the background"))
         finally:
             making.cancel()
             await asyncio.gather(making, return_exceptions=True)
@@ -187,11 +175,7 @@ class ResponsesDoors:
     async def _answered(
         self, caller: Scope, builder: ResponseBuilder, asked: dict[str, Any]
     ) -> None:
-        chat = await self._inside.chat(caller, asked)
-        try:
-            await _whole(chat, builder)
-        finally:
-            await chat.close()
+        await tell_whole(await self._inside.chat(caller, asked), builder)
 
     # ---- those that are stored
 
@@ -256,18 +240,9 @@ class ResponsesDoors:
     async def _count(self, request: Request) -> Response:
         body, headers = await checked_body(request, ResponsesRequest, self._limit_bytes)
         asked = prompt_body(body, await self._history(request.scope, body) + input_items(body))
-        reply = await unless_gone(request, self._inside.post(request.scope, "/tokenize", asked))
-        try:
-            if reply.status != 200:
-                raise await reply.failure()
-            value = await reply.json()
-        finally:
-            await reply.close()
-        count = value.get("count") if isinstance(value, dict) else None
-        if not isinstance(count, int):
-            raise UnavailableError("This model's endpoint cannot count tokens.")
-        told = {"object": "response.input_tokens", "input_tokens": count}
-        return json_response(told, headers=headers)
+        count = await unless_gone(request, self._inside.count(request.scope, asked))
+        value = {"object": "response.input_tokens", "input_tokens": count}
+        return json_response(value, headers=headers)
 
 
 def _unknown(response_id: str) -> NotFoundError:
@@ -276,15 +251,5 @@ def _unknown(response_id: str) -> NotFoundError:
     )
 
 
-async def _whole(chat: ChatReply, builder: ResponseBuilder) -> None:
-    async with aclosing(chat.pieces()) as pieces:
-        async for piece in pieces:
-            list(builder.add(piece))
-    list(builder.end())
-
-
 def _last_event(builder: ResponseBuilder, error: BaseException) -> bytes:
-    shown = public_error(error)
-    if shown is not error:
-        log.error("stream failed", exc_info=error)
-    return event_bytes(builder.fail(shown))
+    return event_bytes(builder.fail(told(error, "stream failed")))
