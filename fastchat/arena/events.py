@@ -39,6 +39,8 @@ KINDS = (*SIDE_KINDS, *PAIR_KINDS)
 
 UnreadReason = Literal["torn_line", "not_json", "not_utf8", "unknown_type", "bad_row"]
 
+LAST_S = 253_402_300_800.0
+"""Where times end that dates can tell: the year 10000."""
 LOG_SUFFIX = "-conv.json"
 _LOG_NAME = re.compile(r"\d{4}-\d{2}-\d{2}" + re.escape(LOG_SUFFIX))
 
@@ -131,7 +133,7 @@ def event_from_row(row: Any) -> Event:
     names, states = _sides(rest, pair=kind in PAIR_KINDS)
     return Event(
         type=cast(EventKind, kind),
-        tstamp=_number(rest.pop("tstamp", None), "tstamp"),
+        tstamp=_moment(rest.pop("tstamp", None)),
         models=names,
         states=tuple(_state(s) for s in states),
         ip=_text(rest.pop("ip", ""), "ip"),
@@ -193,6 +195,13 @@ def _number(value: Any, name: str) -> float:
     if isinstance(value, bool) or not isinstance(value, int | float):
         raise DataError(f"{name} is {value!r}, which is no number.")
     return float(value)
+
+
+def _moment(value: Any) -> float:
+    """Seconds since the epoch; those of milliseconds are in a year that no date has."""
+    if not 0 <= (moment := _number(value, "tstamp")) < LAST_S:
+        raise DataError(f"tstamp is {value!r}, which is no time in seconds.")
+    return moment
 
 
 def _optional_number(value: Any, name: str) -> float | None:

@@ -85,7 +85,8 @@ def leaderboard_from_json(data: bytes) -> Leaderboard:
             refused=value["refused"],
         )
     except (orjson.JSONDecodeError, KeyError, TypeError, ValueError) as error:
-        raise DataError(f"the leaderboard is damaged: {error!r}.") from None
+        what = f"the field {error} is missing" if isinstance(error, KeyError) else str(error)
+        raise DataError(f"the leaderboard is damaged: {what}.") from None
 
 
 def _board(value: Mapping[str, Any]) -> Board:
@@ -113,7 +114,10 @@ def read_leaderboard(path: Path) -> Leaderboard:
         data = path.read_bytes()
     except OSError as error:
         raise DataError(f"{path} cannot be read: {error.strerror}.") from None
-    return leaderboard_from_json(data)
+    try:
+        return leaderboard_from_json(data)
+    except DataError as error:
+        raise DataError(f"{path.name}: {error.message}") from None
 
 
 def html_of(leaderboard: Leaderboard, *, title: str = "Leaderboard") -> str:

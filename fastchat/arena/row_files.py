@@ -7,6 +7,7 @@ leaves it, gives the rows that are whole.
 
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 
@@ -37,6 +38,27 @@ def read_rows(path: Path, refused: Counter[str]) -> Rows:
     """
     check_readable(path)
     return read_values(path, refused) if is_json(path) else _tabled(path)
+
+
+def input_rows(path: Path, refused: Counter[str]) -> Rows:
+    """The same of a file that a person named, which must hold a row or nothing.
+
+    Raises:
+        DataError: as `read_rows`; or there is something in the file, and none of it is a row.
+    """
+    check_readable(path)
+    return _some(path, read_rows(path, refused), refused)
+
+
+def _some(path: Path, rows: Rows, refused: Counter[str]) -> Rows:
+    before = refused.total()
+    is_empty = True
+    for row in rows:
+        is_empty = False
+        yield row
+    if is_empty and refused.total() > before:
+        reasons = ", ".join(f"{reason} {n}" for reason, n in refused.most_common())
+        raise DataError(f"{path.name} holds no row that can be read: {reasons}.")
 
 
 def check_readable(path: Path) -> None:
@@ -161,19 +183,29 @@ def write_rows(path: Path, rows: Iterable[Mapping[str, Any]]) -> int:
     suffix = path.suffix.lower()
     if suffix not in SUFFIXES:
         raise DataError(f"{path.name}: rows are written as one of {', '.join(SUFFIXES)}.")
+    write = _write_json if suffix in (".json", ".jsonl") else _write_table
+    with written_at_once(path) as part:
+        return write(part, rows, suffix)
+
+
+@contextmanager
+def written_at_once(path: Path) -> Iterator[Path]:
+    """Where to write what gets the name `path` at the end; nothing is left after an error.
+
+    Raises:
+        DataError: the file cannot be written.
+    """
     part = path.with_name(f".{path.name}.part")
     try:
         if path.is_dir():
             raise DataError(f"{path} is a folder; name a file to write.")
         path.parent.mkdir(parents=True, exist_ok=True)
-        write = _write_json if suffix in (".json", ".jsonl") else _write_table
-        n = write(part, rows, suffix)
+        yield part
         part.replace(path)
     except OSError as error:
         raise DataError(f"{path} cannot be written: {error.strerror or error}.") from None
     finally:
         _remove(part)
-    return n
 
 
 def _remove(part: Path) -> None:

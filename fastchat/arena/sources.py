@@ -7,7 +7,7 @@ from typing import Any
 
 from fastchat.arena.battles import Cleaner
 from fastchat.arena.events import LOG_SUFFIX, Event, Unread, log_files, read_events
-from fastchat.arena.row_files import read_rows
+from fastchat.arena.row_files import input_rows
 from fastchat.arena.voter_key import KEY_NAME, kept_key
 from fastchat.errors import DataError
 
@@ -50,7 +50,7 @@ def battle_rows(source: str, refused: Counter[str]) -> Iterator[dict[str, Any]]:
     if not source:
         raise DataError("the name of the input is empty; name a file, a folder of logs or a store.")
     if not is_store(source) and not is_log(source):
-        return read_rows(Path(source).expanduser(), refused)
+        return input_rows(Path(source).expanduser(), refused)
     if is_store(source):
         cleaner = Cleaner(keep_addresses=True)  # the store holds hidden names
     else:

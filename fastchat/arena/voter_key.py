@@ -30,8 +30,8 @@ def kept_key(path: Path) -> bytes:
         return _read(path)
     except OSError as error:
         raise UsageError(
-            f"the key {path} cannot be made: {error.strerror}; give --key-file, or "
-            "--no-sanitize-ip to write addresses."
+            f"the key {path} of voters' names cannot be made: {error.strerror}; name another "
+            "folder, or a key file that is there."
         ) from None
     with os.fdopen(handle, "wb") as file:
         file.write(key := secrets.token_bytes(32))

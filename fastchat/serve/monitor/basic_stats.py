@@ -35,9 +35,11 @@ def basic_stats(settings: BasicStatsSettings) -> None:
     print("\n".join(tables(activity)))
     if settings.plot_file is not None:
         from fastchat.arena.plots import activity_by_day
+        from fastchat.arena.row_files import written_at_once
 
         page = activity_by_day(activity).to_html(include_plotlyjs=True)
-        settings.plot_file.write_text(page, "utf-8")
+        with written_at_once(settings.plot_file) as part:
+            part.write_text(page, "utf-8")
         print(f"written: {settings.plot_file}")
 
 

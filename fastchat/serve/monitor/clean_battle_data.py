@@ -62,13 +62,14 @@ def clean_battle_data(settings: CleanBattleDataSettings) -> None:
     from fastchat.arena.battles import Cleaner
     from fastchat.arena.wording import read_wording
 
+    rules, events = _rules(settings), _events(settings)
     cleaner = Cleaner(
-        _rules(settings),
+        rules,
         words=read_wording(settings.words_file) if settings.words_file else None,
         key=_key(settings) if settings.sanitize_ip else None,
         keep_addresses=not settings.sanitize_ip,
     )
-    path = _write(settings, cleaner)
+    path = _write(settings, cleaner, events)
     for line in report_lines(cleaner.report, addresses=not settings.sanitize_ip):
         print(line)
     print(f"written: {path}")
@@ -137,12 +138,13 @@ def _events(settings: CleanBattleDataSettings) -> "Iterator[Event | Unread]":
     return votes_of_store(settings.database_url)
 
 
-def _write(settings: CleanBattleDataSettings, cleaner: "Cleaner") -> Path:
+def _write(
+    settings: CleanBattleDataSettings, cleaner: "Cleaner", events: "Iterator[Event | Unread]"
+) -> Path:
     """Writes the battles in the order of time, holding only their times and places in memory."""
     from fastchat.arena.row_files import write_rows
     from fastchat.arena.scratch import RowSpool
 
-    events = _events(settings)
     with RowSpool(_wanted(settings, cleaner, events)) as spool:
         path = settings.output_dir / _name(settings, cleaner.report.last)
         write_rows(path, spool.in_order_of("tstamp"))

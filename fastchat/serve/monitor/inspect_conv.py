@@ -1,10 +1,12 @@
 """Shows the votes between two models, one after another."""
 
 import sys
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
+from fastchat.errors import DataError
 from fastchat.settings import CommaList, run_command
 
 if TYPE_CHECKING:
@@ -31,8 +33,8 @@ class InspectConvSettings:
 
 def inspect_conv(settings: InspectConvSettings) -> None:
     """Prints the votes; stops after each one only on a terminal."""
-    shown = 0
-    for event in _votes(settings):
+    shown, left_out = 0, Counter[str]()
+    for event in _votes(settings, left_out):
         if shown == settings.limit:
             break
         shown += 1
@@ -40,16 +42,30 @@ def inspect_conv(settings: InspectConvSettings) -> None:
         if sys.stdin.isatty() and input("Enter: next, q: end ").strip().lower() == "q":
             break
     print(f"shown: {shown} votes")
+    for reason, n in left_out.most_common():
+        print(f"left out, {reason}: {n}")
 
 
-def _votes(settings: InspectConvSettings) -> "Iterator[Event]":
-    """The votes that were asked for."""
+def _votes(settings: InspectConvSettings, left_out: Counter[str]) -> "Iterator[Event]":
+    """The votes that were asked for; lines that are no event are counted by reason.
+
+    Raises:
+        DataError: there are lines, and none is an event.
+    """
     from fastchat.arena.events import VOTES, Unread
     from fastchat.arena.sources import events_of
 
+    n_events = 0
     for event in events_of(settings.source):
-        if not isinstance(event, Unread) and event.type in VOTES and _is_wanted(event, settings):
+        if isinstance(event, Unread):
+            left_out[event.reason] += 1
+            continue
+        n_events += 1
+        if event.type in VOTES and _is_wanted(event, settings):
             yield event
+    if left_out and not n_events:
+        reasons = ", ".join(f"{reason} {n}" for reason, n in left_out.most_common())
+        raise DataError(f"{settings.source} holds no event of a log: {reasons}.")
 
 
 def _is_wanted(event: "Event", settings: InspectConvSettings) -> bool:

@@ -28,7 +28,7 @@ class IntersectSettings:
 def intersect(settings: IntersectSettings) -> None:
     """Reads both, writes the rows of the first, and prints how many there are."""
     from fastchat.arena.release import row_key
-    from fastchat.arena.row_files import read_rows, write_rows
+    from fastchat.arena.row_files import input_rows, write_rows
     from fastchat.arena.scratch import Scratch, digest
 
     refused: Counter[str] = Counter()
@@ -36,7 +36,7 @@ def intersect(settings: IntersectSettings) -> None:
 
     def counted() -> Iterator[dict[str, Any]]:
         nonlocal n_read
-        for row in read_rows(settings.input, refused):
+        for row in input_rows(settings.input, refused):
             n_read += 1
             yield row
 
@@ -54,12 +54,12 @@ def intersect(settings: IntersectSettings) -> None:
 def _ids(path: Path, refused: Counter[str]) -> Iterator[str]:
     """The ids of a file of rows, or of a plain JSON list of them."""
     from fastchat.arena.release import row_key
-    from fastchat.arena.row_files import read_rows
+    from fastchat.arena.row_files import input_rows
 
     if ids := _plain_ids(path):
         yield from ids
         return
-    yield from (key for row in read_rows(path, refused) if (key := row_key(row)))
+    yield from (key for row in input_rows(path, refused) if (key := row_key(row)))
 
 
 def _plain_ids(path: Path) -> list[str]:

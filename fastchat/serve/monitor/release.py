@@ -111,7 +111,7 @@ def _write(
 
     import orjson
 
-    from fastchat.arena.row_files import write_rows
+    from fastchat.arena.row_files import write_rows, written_at_once
 
     first = next(rows, None)
     if first is None:
@@ -121,7 +121,8 @@ def _write(
     write_rows(written[0], statistics.passing(itertools.chain([first], rows)))
     for name, value in (("statistics", statistics.to_json()), ("report", report.to_json())):
         path = public / f"{name}.json"
-        path.write_bytes(orjson.dumps(value, option=orjson.OPT_INDENT_2) + b"\n")
+        with written_at_once(path) as part:
+            part.write_bytes(orjson.dumps(value, option=orjson.OPT_INDENT_2) + b"\n")
         written.append(path)
     return written
 
@@ -129,11 +130,11 @@ def _write(
 def _labels(config: "ReleaseFile", scratch: "Scratch", refused: Counter[str]) -> "Labels | None":
     """The fields to join; None where the file asks for none."""
     from fastchat.arena.release import Labels
-    from fastchat.arena.row_files import read_rows
+    from fastchat.arena.row_files import input_rows
 
     labels = Labels(scratch)
     for join in config.merge:
-        labels.add(read_rows(Path(join.file), refused), join.fields)
+        labels.add(input_rows(Path(join.file), refused), join.fields)
     return labels if config.merge else None
 
 

@@ -121,14 +121,16 @@ def _embeddings(settings: TopicSettings, texts: Sequence[str]) -> "Floats":
     """
     import numpy as np
 
+    from fastchat.arena.row_files import written_at_once
     from fastchat.arena.topics import normalised
 
     path = settings.embeddings_file
     if path is None:
         made = embed(texts, settings.embedding)
         if settings.save_embeddings:
-            settings.output_dir.mkdir(parents=True, exist_ok=True)
-            np.save(settings.output_dir / "embeddings.npy", made)
+            path = settings.output_dir / "embeddings.npy"
+            with written_at_once(path) as part, part.open("wb") as file:
+                np.save(file, made)
         return made
     try:
         held = np.load(path, allow_pickle=False)
@@ -140,7 +142,7 @@ def _embeddings(settings: TopicSettings, texts: Sequence[str]) -> "Floats":
 
 
 def _write(settings: TopicSettings, texts: Sequence[str], found: "Sequence[Cluster]") -> list[Path]:
-    from fastchat.arena.row_files import write_rows
+    from fastchat.arena.row_files import write_rows, written_at_once
 
     stem = f"results_c{len(found)}_{settings.cluster_alg}"
     folder = settings.output_dir
@@ -150,7 +152,8 @@ def _write(settings: TopicSettings, texts: Sequence[str], found: "Sequence[Clust
     rng = random.Random(SEED)
     write_rows(summary, [_described(settings, texts, c, i, rng) for i, c in enumerate(found)])
     top = folder / f"{stem}_topk.txt"
-    top.write_text("\n".join(_top_lines(settings, texts, found)) + "\n", "utf-8")
+    with written_at_once(top) as part:
+        part.write_text("\n".join(_top_lines(settings, texts, found)) + "\n", "utf-8")
     return [top, everything, summary]
 
 

@@ -44,7 +44,10 @@ def vote_time_stats(settings: VoteTimeSettings) -> None:
         )
     print("\n".join(report(times)))
     if settings.plot_file is not None:
-        settings.plot_file.write_text(_page(times), "utf-8")
+        from fastchat.arena.row_files import written_at_once
+
+        with written_at_once(settings.plot_file) as part:
+            part.write_text(_page(times), "utf-8")
         print(f"written: {settings.plot_file}")
 
 
