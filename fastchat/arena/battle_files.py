@@ -6,7 +6,7 @@ layout, the table is the same. Texts do not travel further than this file: what 
 """
 
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -45,9 +45,10 @@ class BattleTable:
     refused: Counter[str] = field(default_factory=Counter)
 
 
-def read_battles(path: Path, *, no_urls: bool = False) -> BattleTable:
+def read_battles(path: Path, *, no_urls: bool = False, more: Sequence[str] = ()) -> BattleTable:
     """The battles of a file.
 
+    more: columns that are wanted beside the published ones.
     no_urls: leave out battles whose prompt holds an address of the web, which only files with
         texts tell.
 
@@ -66,7 +67,8 @@ def read_battles(path: Path, *, no_urls: bool = False) -> BattleTable:
         raise DataError(f"{path.name} holds no texts, so that --exclude-url cannot be told.")
     try:
         if suffix in (".json", ".jsonl"):
-            raw = _quick(path) if suffix == ".json" and not no_urls else None
+            is_plain = suffix == ".json" and not no_urls and not more
+            raw = _quick(path) if is_plain else None
             if raw is None:
                 raw = frame_of_rows(_json_rows(path, refused), refused, no_urls=no_urls)
         else:

@@ -4,7 +4,7 @@ A Bradley-Terry fit needs no more than this, so that a million votes cost it as 
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -124,11 +124,7 @@ def reweighted(counts: Counts, *, floor: float = 50.0) -> Counts:
     A pair that met often then weighs as much as one that met `floor` times or more; the weights
     are scaled to a mean of 1. Source: arena-rank 0.1.1, its re-weighting.
     """
-    battles = counts.battles
-    weight = 1.0 / np.maximum(battles, floor)
-    total = 0.5 * float((battles * weight).sum())
-    if total > 0:
-        weight *= counts.total / total
+    weight = _pair_weights(counts, floor)
     return Counts(
         models=counts.models,
         wins=counts.wins * weight,
@@ -136,6 +132,20 @@ def reweighted(counts: Counts, *, floor: float = 50.0) -> Counts:
         wins_squared=counts.wins_squared * weight**2,
         ties_squared=counts.ties_squared * weight**2,
     )
+
+
+def reweighted_votes(votes: Votes, *, floor: float = 50.0) -> Votes:
+    """The votes with weights that fold into the `reweighted` counts."""
+    weight = _pair_weights(fold(votes), floor)[votes.a, votes.b]
+    return replace(votes, weight=weight if votes.weight is None else weight * votes.weight)
+
+
+def _pair_weights(counts: Counts, floor: float) -> Floats:
+    """(m, m) what a vote of the pair weighs, 1 on average over the votes."""
+    battles = counts.battles
+    weight = 1.0 / np.maximum(battles, floor)
+    total = 0.5 * float((battles * weight).sum())
+    return weight * (counts.total / total) if total > 0 else weight
 
 
 def win_fractions(counts: Counts) -> Floats:

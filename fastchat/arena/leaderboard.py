@@ -15,11 +15,18 @@ import numpy as np
 from fastchat.arena.bootstrap import bootstrap_ratings
 from fastchat.arena.categories import Category
 from fastchat.arena.connection import Connection
-from fastchat.arena.counts import Counts, average_win_rates, fold, reweighted, win_fractions
+from fastchat.arena.context import features_of
+from fastchat.arena.counts import (
+    Counts,
+    average_win_rates,
+    fold,
+    reweighted,
+    reweighted_votes,
+    win_fractions,
+)
 from fastchat.arena.elo import bootstrap_elo, median_ratings, online_elo
 from fastchat.arena.rating import Ratings, TieParameter, anchored, fit, ranks
-from fastchat.arena.style import FEATURES, style_features
-from fastchat.arena.style_control import StyleRatings, fit_style
+from fastchat.arena.style_control import StyleRatings, bootstrap_style, fit_style
 from fastchat.arena.tie_models import TieModel, fit_with_ties
 from fastchat.arena.votes import Floats, Votes, votes_from_frame
 
@@ -27,6 +34,8 @@ if TYPE_CHECKING:
     import polars as pl
 
 STYLE_SUFFIX = "_style_control"
+FEATURES_SUFFIX = "_features"
+"""Of a board that holds columns of the battles apart, and not style."""
 
 System = Literal["bt", "elo"]
 Interval = Literal["sandwich", "bootstrap"]
@@ -130,6 +139,10 @@ class Method:
     reweight: bool = False
     style: bool = False
     """Add a board with style control for each category."""
+    features: tuple[str, ...] = ()
+    """Columns of the battles that the added board holds apart, beside style or without it."""
+    feature_ridge: float = 0.0
+    """Penalty on the coefficients of style and features, as of `fit_style`."""
     moments: int = 0
     """How many points in time the rating over time has; 0 leaves it out."""
 
@@ -174,16 +187,16 @@ def build(
 def _boards(
     part: "pl.DataFrame", category: Category, method: Method, *, is_first: bool
 ) -> list[Board]:
-    """The category's board; where style is known, its one with style control before it."""
+    """The category's board; where it is known, the one with style or features apart before it."""
     votes = votes_from_frame(part)
     counts = fold(votes)
     if not is_first and method.anchor and method.anchor[0] not in votes.models:
         method = replace(method, anchor=None)
     plain = board_of(rate(votes, counts, method), counts, key=category.key, title=category.title)
     found = [replace(plain, description=category.description)]
-    if method.style:
-        styled = _style_board(part, category, method)
-        found.insert(0 if styled.rows else 1, styled)
+    if method.style or method.features:
+        apart = _board_apart(part, category, method)
+        found.insert(0 if apart.rows else 1, apart)
     return found
 
 
@@ -234,33 +247,50 @@ def _elo_ratings(votes: Votes, method: Method) -> Ratings:
     return anchored(found, *method.anchor) if method.anchor else found
 
 
-def _style_board(part: "pl.DataFrame", category: Category, method: Method) -> Board:
-    """The category's board with style held apart, of the battles whose style is known."""
-    key, title = category.key + STYLE_SUFFIX, f"{category.title}, style control"
-    columns = [f"{name}_{side}" for name in FEATURES for side in "ab"]
-    known = part.drop_nulls(columns)
-    features = style_features(known)
-    assert features is not None, "columns without nulls give features"
+def _board_apart(part: "pl.DataFrame", category: Category, method: Method) -> Board:
+    """The category's board with style or features held apart, of the battles that tell them."""
+    key = category.key + (STYLE_SUFFIX if method.style else FEATURES_SUFFIX)
+    apart = [*(["style control"] if method.style else []), *method.features]
+    title = f"{category.title}, {', '.join(apart)}"
+    known, features, names = features_of(part, method.features, style=method.style)
     votes = votes_from_frame(known)
     anchor = method.anchor if method.anchor and method.anchor[0] in votes.models else None
-    found = fit_style(votes, features, FEATURES, anchor=anchor)
+    found = _rated_apart(votes, features, names, replace(method, anchor=anchor))
     board = board_of(found.ratings, fold(votes), key=key, title=title)
     notes = (*board.notes, *_style_notes(found, part.height - known.height))
-    described = f"{category.description} Length and markdown of answers are held apart."
+    held = [*(["length and markdown of answers"] if method.style else []), *method.features]
+    described = f"{category.description} Held apart: {', '.join(held)}."
     low, high = found.lower.tolist(), found.upper.tolist()
     values = zip(found.coefficient.tolist(), low, high, strict=True)
     coefficients = dict(zip(found.names, values, strict=True))
     return replace(board, notes=notes, description=described, coefficients=coefficients)
 
 
+def _rated_apart(
+    votes: Votes, features: Floats, names: Sequence[str], method: Method
+) -> StyleRatings:
+    """Ratings beside the features' coefficients, by the method."""
+    weighed = reweighted_votes(votes) if method.reweight else votes
+    anchor, ridge = method.anchor, method.feature_ridge
+    if method.interval == "sandwich":
+        return fit_style(weighed, features, names, anchor=anchor, ridge=ridge)
+    rounds, seed = method.rounds, method.seed
+    return bootstrap_style(
+        weighed, features, names, rounds=rounds, seed=seed, anchor=anchor, ridge=ridge
+    )
+
+
 def _style_notes(found: StyleRatings, n_unknown: int) -> list[str]:
     notes: list[str] = []
     if n_unknown:
-        notes.append(f"{n_unknown} battles tell nothing of style and are left out.")
+        notes.append(f"{n_unknown} battles do not tell all that is held apart and are left out.")
     if found.dropped:
         notes.append(f"no difference between the sides in {', '.join(found.dropped)}.")
     if found.ridge is not None:
-        notes.append(f"style foretells the votes; its coefficients have a ridge of {found.ridge}.")
+        notes.append(
+            "what is held apart foretells the votes; its coefficients have a ridge of "
+            f"{found.ridge}."
+        )
     return notes
 
 

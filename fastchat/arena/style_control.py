@@ -16,6 +16,7 @@ from fastchat.arena.counts import fold
 from fastchat.arena.rating import (
     MEAN,
     POINTS,
+    RIDGE,
     Z95,
     Ratings,
     anchored,
@@ -24,7 +25,7 @@ from fastchat.arena.rating import (
     inverse,
 )
 from fastchat.arena.votes import Codes, Floats, Votes
-from fastchat.errors import DataError, ModelError
+from fastchat.errors import DataError, ModelError, UsageError
 
 STYLE_RIDGE = 1.0
 """Penalty on the coefficients (half of it times the squares), used only where votes do not bound
@@ -87,11 +88,15 @@ def fit_style(
     names: Sequence[str],
     *,
     anchor: tuple[str, float] | None = None,
+    ridge: float = 0.0,
 ) -> StyleRatings:
     """Ratings beside the coefficients of the features, with sandwich intervals.
 
     features: (n, k), a row for each vote, as of `relative_differences`; they are standardised
         here.
+    ridge: half of it times the coefficients' squares is added to the mean loss of a vote, as
+        arena-rank's `reg` is; its default there is 1. With 0 a ridge is used only where votes do
+        not bound the coefficients.
 
     Raises:
         DataError: a feature is not finite.
@@ -105,18 +110,66 @@ def fit_style(
     votes = _recoded(votes, plain.models)
     x, kept, dropped = standardised(features, names)
     problem = _Problem(votes, x)
-    ridge: float | None = None
+    chosen = ridge * problem.total_weight
+    needed: float | None = None
     try:
-        parameters = problem.solve(plain.theta, plain.ridge or 0.0, 0.0)
+        parameters = problem.solve(plain.theta, plain.ridge or 0.0, chosen)
     except ModelError:
-        ridge = STYLE_RIDGE
-        parameters = problem.solve(plain.theta, plain.ridge or 0.0, ridge)
-    variance = problem.variances(parameters, plain.ridge or 0.0, ridge or 0.0)
+        needed = STYLE_RIDGE
+        parameters = problem.solve(plain.theta, plain.ridge or 0.0, needed)
+    penalty = chosen if needed is None else needed
+    is_prior = needed is not None or plain.ridge is not None
+    variance = problem.variances(parameters, plain.ridge or 0.0, penalty, is_prior=is_prior)
     found = _style_ratings(plain, parameters, variance, kept)
-    found = replace(found, dropped=dropped, ridge=ridge)
+    found = replace(found, dropped=dropped, ridge=needed)
     if anchor is None:
         return found
     return replace(found, ratings=anchored(found.ratings, anchor[0], anchor[1]))
+
+
+def bootstrap_style(
+    votes: Votes,
+    features: Floats,
+    names: Sequence[str],
+    *,
+    rounds: int = 100,
+    seed: int = 0,
+    anchor: tuple[str, float] | None = None,
+    ridge: float = 0.0,
+) -> StyleRatings:
+    """As `fit_style`, with the 2.5 % and 97.5 % quantiles of `rounds` resamples of the votes.
+
+    A resample draws as many votes with replacement; it is fitted with the ridges of all votes, or,
+    where it bounds less than they do, with `RIDGE` and `STYLE_RIDGE`.
+
+    Raises:
+        UsageError: fewer than two rounds.
+    """
+    if rounds < 2:
+        raise UsageError(f"--num-bootstrap {rounds} gives no interval; take 2 or more.")
+    found = fit_style(votes, features, names, anchor=anchor, ridge=ridge)
+    if not len(found.ratings.models):
+        return found
+    x, _, _ = standardised(features, names)
+    problem = _Problem(_recoded(votes, found.ratings.models), x)
+    penalties = (found.ratings.ridge or 0.0, found.ridge or ridge * problem.total_weight)
+    samples = problem.resampled(found.ratings.theta, penalties, rounds=rounds, seed=seed)
+    return _with_quantiles(found, samples)
+
+
+def _with_quantiles(found: StyleRatings, samples: Floats) -> StyleRatings:
+    """The estimate with the quantiles of (rounds, m + k) parameters of resamples."""
+    m = len(found.ratings.models)
+    lower, upper = np.quantile(samples, [0.025, 0.975], axis=0)
+    points = POINTS * samples[:, :m]
+    shift = found.ratings.rating - POINTS * found.ratings.theta
+    ratings = replace(
+        found.ratings,
+        lower=POINTS * lower[:m] + shift,
+        upper=POINTS * upper[:m] + shift,
+        variance=points.var(axis=0, ddof=1),
+    )
+    return replace(found, ratings=ratings, lower=lower[m:], upper=upper[m:])
 
 
 def _without_votes(plain: Ratings) -> StyleRatings:
@@ -165,6 +218,28 @@ class _Problem:
         self._x = np.ascontiguousarray(x.T)
         """(k, n): a feature is one run of memory."""
 
+    def resampled(
+        self, theta: Floats, penalties: tuple[float, float], *, rounds: int, seed: int
+    ) -> Floats:
+        """(rounds, m + k) parameters of as many votes drawn again, from `theta`."""
+        rng = np.random.default_rng(seed)
+        weight, n = self._weight, len(self._pair)
+        found: list[Floats] = []
+        for _ in range(rounds):
+            drawn = np.bincount(rng.integers(0, n, n), minlength=n).astype(np.float64)
+            self._weight = drawn if weight is None else drawn * weight
+            try:
+                found.append(self.solve(theta, *penalties))
+            except ModelError:
+                found.append(self.solve(theta, RIDGE, STYLE_RIDGE))
+        self._weight = weight
+        return np.stack(found)
+
+    @property
+    def total_weight(self) -> float:
+        """All votes together."""
+        return float(len(self._pair) if self._weight is None else self._weight.sum())
+
     def solve(self, theta: Floats, ridge: float, style_ridge: float) -> Floats:
         """(m + k,) theta of mean 0, then beta, at the maximum of the likelihood.
 
@@ -188,15 +263,20 @@ class _Problem:
             before, stale = longest, longest > 0.1 * before
         raise ModelError("the votes do not bound the coefficients of style.")
 
-    def variances(self, parameters: Floats, ridge: float, style_ridge: float) -> Floats:
-        """(m + k,) the sandwich's variances; with ridges the larger of it and the prior's."""
+    def variances(
+        self, parameters: Floats, ridge: float, style_ridge: float, *, is_prior: bool
+    ) -> Floats:
+        """(m + k,) the sandwich's variances.
+
+        is_prior: the ridges stand for what votes do not tell; the larger of the two is given.
+        """
         penalty = self._penalty(ridge, style_ridge)
         p = self._chances(parameters)
         inverted = inverse(self._curvature(p * (1.0 - p), self._weight, penalty))
         squared = None if self._weight is None else self._weight**2
         scatter = self._curvature((self._score - p) ** 2, squared, np.zeros(len(penalty)), lift=0)
         found = np.einsum("ij,ij->i", inverted @ scatter, inverted)
-        if ridge or style_ridge:
+        if is_prior:
             found = np.maximum(found, np.diag(inverted))
         return np.maximum(found, 0.0)
 

@@ -1,16 +1,22 @@
+import json
 import math
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
-from voting import random_votes, tool, votes_of
+from voting import random_votes, real_votes, tool, votes_of
 
-from fastchat.arena.counts import fold
+from fastchat.arena.counts import fold, reweighted, reweighted_votes
 from fastchat.arena.rating import fit
-from fastchat.arena.style_control import fit_style, relative_differences, standardised
+from fastchat.arena.style_control import (
+    bootstrap_style,
+    fit_style,
+    relative_differences,
+    standardised,
+)
 from fastchat.arena.votes import Votes, votes_from_rows
-from fastchat.errors import DataError
+from fastchat.errors import DataError, UsageError
 
 FEATURES = ("sum_assistant_tokens", "header_count", "list_count", "bold_count")
 
@@ -106,3 +112,63 @@ def test_no_votes_are_no_rows_and_an_infinite_feature_is_told() -> None:
         standardised(np.array([[np.nan]]), ["f"])
     with pytest.raises(DataError, match="rows of features"):
         fit_style(votes_of(("a", "b", "tie")), np.zeros((2, 1)), ["f"])
+
+
+# What arena-rank 0.1.1 gives for these votes with the columns question_id % 10 and turn: whether it
+# re-weights, its `reg`, its ratings (in the order of names) and the lower bounds of the first two.
+OF_ARENA_RANK = [
+    (False, 1e-9, [867.6392, 1111.9035, 1104.3162, 1177.0061, 748.8446, 990.2904], 850.1543),
+    (True, 1e-9, [866.9129, 1114.7792, 1105.5248, 1176.7842, 749.5751, 986.4238], 848.8993),
+    (False, 1.0, [867.6893, 1111.7026, 1104.1794, 1177.3214, 748.9594, 990.1479], 850.1999),
+    (True, 1.0, [866.9967, 1114.6130, 1105.3869, 1176.8779, 749.7326, 986.3929], 848.9797),
+]
+
+
+@pytest.mark.parametrize(("reweights", "reg", "ratings", "lower"), OF_ARENA_RANK)
+def test_columns_of_ones_own_give_what_arena_rank_gives(
+    shared: Path, reweights: bool, reg: float, ratings: list[float], lower: float
+) -> None:
+    votes = real_votes(shared, "mt_bench_human")
+    text = (shared / "data/mt_bench_human/human.jsonl").read_text("utf-8")
+    rows = [json.loads(line) for line in text.splitlines()]
+    x = np.array([[r["question_id"] % 10, r["turn"]] for r in rows], float)
+    votes = reweighted_votes(votes) if reweights else votes
+    found = fit_style(votes, x, ["question", "turn"], ridge=reg)
+    np.testing.assert_allclose(found.ratings.rating, ratings, atol=0.02)
+    assert found.ratings.lower[0] == pytest.approx(lower, abs=0.05)
+
+
+def test_votes_reweighted_fold_into_the_reweighted_counts() -> None:
+    votes, _ = random_votes(3000, 6)
+    found, wanted = fold(reweighted_votes(votes)), reweighted(fold(votes))
+    for name in ("wins", "ties", "wins_squared", "ties_squared"):
+        np.testing.assert_allclose(getattr(found, name), getattr(wanted, name))
+
+
+def test_bootstrap_intervals_agree_with_the_sandwich() -> None:
+    votes, x = with_style(3000, 5, [0.4, -0.2])
+    found, drawn = (
+        fit_style(votes, x, ["f", "g"]),
+        bootstrap_style(votes, x, ["f", "g"], rounds=400),
+    )
+    np.testing.assert_allclose(drawn.ratings.rating, found.ratings.rating)
+    widths = drawn.ratings.upper - drawn.ratings.lower
+    np.testing.assert_allclose(widths, found.ratings.upper - found.ratings.lower, rtol=0.15)
+    np.testing.assert_allclose(drawn.upper - drawn.lower, found.upper - found.lower, rtol=0.15)
+    same = bootstrap_style(votes, x, ["f", "g"], rounds=5, seed=3)
+    again = bootstrap_style(votes, x, ["f", "g"], rounds=5, seed=3)
+    np.testing.assert_array_equal(same.lower, again.lower)
+    anchored = bootstrap_style(votes, x, ["f", "g"], rounds=5, anchor=("m01", 1200.0)).ratings
+    assert anchored.rating[1] == pytest.approx(1200.0)
+    assert anchored.lower[1] < 1200.0 < anchored.upper[1]
+
+
+def test_resamples_that_bound_nothing_stay_finite() -> None:
+    rows = [("a", "b", "model_a")] * 4 + [("a", "b", "model_b"), ("b", "c", "tie")]
+    x = np.array([[1.0], [0.0], [1.0], [1.0], [0.0], [0.5]])
+    found = bootstrap_style(votes_of(*rows), x, ["f"], rounds=40)
+    for values in (found.ratings.lower, found.ratings.upper, found.lower, found.upper):
+        assert np.isfinite(values).all()
+    assert bootstrap_style(votes_of(), np.zeros((0, 1)), ["f"]).ratings.models == ()
+    with pytest.raises(UsageError, match="--num-bootstrap 1"):
+        bootstrap_style(votes_of(*rows), x, ["f"], rounds=1)

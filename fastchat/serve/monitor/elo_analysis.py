@@ -48,6 +48,10 @@ class EloAnalysisSettings:
     """TOML file of further categories."""
     style_control: bool = False
     """Add a board of each category with style held apart."""
+    features: CommaList = ()
+    """Columns of the battles to hold apart: numbers of A against B, or pairs NAME_a and NAME_b."""
+    feature_ridge: float = 0.0
+    """Penalty on the coefficients of style and features beside a vote's mean loss."""
     reweight: bool = False
     """Let pairs that met often count as pairs that met at least 50 times."""
     exclude_models: CommaList = ()
@@ -98,6 +102,8 @@ def elo_analysis(settings: EloAnalysisSettings) -> None:
         anchor=anchor,
         reweight=settings.reweight,
         style=settings.style_control,
+        features=settings.features,
+        feature_ridge=settings.feature_ridge,
         moments=settings.moments,
     )
     board = build(battles, categories, method=method, refused=table.refused)
@@ -115,10 +121,13 @@ def _check(settings: EloAnalysisSettings) -> None:
         raise UsageError("--reweight is of Bradley-Terry; leave --rating-system elo away.")
     if settings.rating_system == "elo" and settings.ties != "half":
         raise UsageError(f"--ties {settings.ties} is of Bradley-Terry; Elo has --ties half only.")
-    if settings.style_control and settings.ties != "half":
-        raise UsageError(
-            f"--style-control takes a tie as half a win; --ties {settings.ties} fails."
-        )
+    if settings.rating_system == "elo" and settings.features:
+        raise UsageError("--features is of Bradley-Terry; leave --rating-system elo away.")
+    if (settings.style_control or settings.features) and settings.ties != "half":
+        flag = "--style-control" if settings.style_control else "--features"
+        raise UsageError(f"{flag} takes a tie as half a win; leave --ties {settings.ties} away.")
+    if not 0 <= settings.feature_ridge < 1e9:
+        raise UsageError(f"--feature-ridge {settings.feature_ridge} is no penalty; give 0 or more.")
     if not settings.category:
         raise UsageError("--category names no category; full is that of all battles.")
     for name in ("scale", "daily_vote_per_user", "num_cpu"):
@@ -151,7 +160,7 @@ def _battles(settings: EloAnalysisSettings) -> "BattleTable":
         from fastchat.arena.store_battles import battles_of_store
 
         return battles_of_store(source, no_urls=settings.exclude_url)
-    return read_battles(Path(source), no_urls=settings.exclude_url)
+    return read_battles(Path(source), no_urls=settings.exclude_url, more=settings.features)
 
 
 def _filtered(

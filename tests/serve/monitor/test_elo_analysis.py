@@ -1,8 +1,10 @@
 import csv
 import json
+import math
 from pathlib import Path
 from typing import Any
 
+import polars as pl
 import pytest
 from voting import tool
 
@@ -76,6 +78,67 @@ def test_filters_and_methods(shared: Path, tmp_path: Path) -> None:
     assert len(rows_of(out / "ratings.csv")) == 6
 
 
+def battles_with_a_bias(n: int = 600) -> list[dict[str, Any]]:
+    """Equal models, of which the quicker wins three times of four; which one is told twice."""
+    rows: list[dict[str, Any]] = []
+    for i in range(n):
+        quick = 1 if i % 2 else -1
+        won = quick if i % 8 < 6 else -quick
+        pair = [("x", "y"), ("y", "z"), ("z", "x")][i % 3]
+        row = {"model_a": pair[0], "model_b": pair[1], "tstamp": i, "quicker": quick}
+        row |= {"speed_a": 3 + quick, "speed_b": 3 - quick}
+        rows.append(row | {"winner": "model_a" if won > 0 else "model_b"})
+    return rows
+
+
+@pytest.mark.parametrize("kind", ["json", "jsonl", "csv", "parquet"])
+@pytest.mark.parametrize("name", ["quicker", "speed"])
+def test_columns_of_ones_own_are_held_apart(tmp_path: Path, kind: str, name: str) -> None:
+    path, rows = tmp_path / f"battles.{kind}", battles_with_a_bias()
+    if kind == "json":
+        path.write_text(json.dumps(rows))
+    elif kind == "jsonl":
+        path.write_text("\n".join(map(json.dumps, rows)))
+    else:
+        frame = pl.DataFrame(rows)
+        _ = frame.write_csv(path) if kind == "csv" else frame.write_parquet(path)
+    run(path, tmp_path / "out", "--features", name, "--no-plots")
+    board = read_leaderboard(tmp_path / "out" / "ratings.json")
+    assert list(board.boards) == ["full_features", "full"]
+    assert board.first.title == f"Overall, {name}"
+    value, lower, upper = board.first.coefficients[name]
+    assert value == pytest.approx(math.log(3), abs=1e-3) and lower < value < upper
+    run(path, tmp_path / "shrunk", "--features", name, "--feature-ridge", "1", "--no-plots")
+    shrunk = read_leaderboard(tmp_path / "shrunk" / "ratings.json")
+    assert 0 < shrunk.first.coefficients[name][0] < value / 2
+
+
+def test_style_and_columns_of_ones_own_go_together_by_every_interval(
+    shared: Path, tmp_path: Path
+) -> None:
+    path, truth = made(shared, tmp_path, "style", 3)
+    rows = json.loads(path.read_text())
+    for i, row in enumerate(rows):
+        row["late"] = i % 2
+    path.write_text(json.dumps(rows))
+    flags = ["--style-control", "--features", "late", "--no-plots"]
+    found = {}
+    for more in ("sandwich", "bootstrap"):
+        run(path, tmp_path / more, *flags, "--interval", more, "--num-bootstrap", "5")
+        found[more] = read_leaderboard(tmp_path / more / "ratings.json").first
+    assert found["sandwich"].key == "full_style_control"
+    assert {"late", "header_count"} <= set(found["sandwich"].coefficients)
+    for row in found["sandwich"].rows:
+        assert row.rating == pytest.approx(truth["ratings"][row.model], abs=0.5)
+    lower = {kind: [row.lower for row in board.rows] for kind, board in found.items()}
+    assert lower["sandwich"] != lower["bootstrap"]
+    run(path, tmp_path / "weighed", *flags, "--reweight")
+    weighed = read_leaderboard(tmp_path / "weighed" / "ratings.json").first
+    assert [row.variance for row in weighed.rows] != [
+        row.variance for row in found["sandwich"].rows
+    ]
+
+
 @pytest.mark.parametrize(("ties", "name"), [("davidson", "nu"), ("rao-kupper", "kappa")])
 def test_ties_as_an_outcome_of_their_own_are_rated_and_told(
     shared: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], ties: str, name: str
@@ -105,6 +168,11 @@ def test_ties_as_an_outcome_of_their_own_are_rated_and_told(
         (["--rating-system", "elo", "--style-control"], "--style-control"),
         (["--rating-system", "elo", "--ties", "davidson"], "--ties davidson"),
         (["--style-control", "--ties", "rao-kupper"], "--ties rao-kupper"),
+        (["--features", "speed"], "no column speed, nor speed_a and speed_b"),
+        (["--features", "winner"], "winner holds no numbers"),
+        (["--features", "turn", "--ties", "davidson"], "--features"),
+        (["--features", "turn", "--rating-system", "elo"], "--features"),
+        (["--features", "turn", "--feature-ridge", "-1"], "--feature-ridge -1"),
         (["--category", "medicine"], "medicine"),
         (["--anchor-model", "nobody"], "nobody"),
         (["--exclude-url"], "no texts"),
