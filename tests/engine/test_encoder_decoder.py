@@ -49,7 +49,10 @@ def config_of(kind: str) -> Any:
             return t.T5Config(**same)
 
 
-@pytest.fixture(scope="module", params=["t5", "mt5", "umt5"])
+@pytest.fixture(
+    scope="module",
+    params=["t5", *(pytest.param(kind, marks=pytest.mark.slow) for kind in ("mt5", "umt5"))],
+)
 def folder(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
     import torch
     from transformers import AutoModelForSeq2SeqLM

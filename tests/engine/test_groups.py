@@ -77,6 +77,8 @@ def config(name: str) -> Any:
 
 
 NAMES = ["bloom", "falcon", "falcon-alibi", "mamba", "falcon_h1", "qwen3_next", "llama"]
+QUICK = {"bloom", "mamba", "llama"}
+"""A cache of keys, one of states, and the kind that slots serves too."""
 
 
 def loaded_model(name: str) -> LoadedModel:
@@ -104,7 +106,10 @@ def loaded_model(name: str) -> LoadedModel:
     )
 
 
-@pytest.fixture(scope="module", params=NAMES)
+@pytest.fixture(
+    scope="module",
+    params=[n if n in QUICK else pytest.param(n, marks=pytest.mark.slow) for n in NAMES],
+)
 def loaded(request: pytest.FixtureRequest) -> LoadedModel:
     return loaded_model(request.param)
 

@@ -215,6 +215,7 @@ async def test_a_burst_computes_its_common_beginning_once(engine: SlotEngine) ->
         assert alone == [i for c in chunks for i in c.token_ids]
 
 
+@pytest.mark.slow
 async def test_a_full_cache_changes_no_text(model_folder: Callable[[str], Path]) -> None:
     asked = [request(prompt(20 + i, i), 70 + 3 * i, sampling=SHAPED) for i in range(5)]
     roomy = await opened(model_folder("llama"))

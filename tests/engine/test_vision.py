@@ -128,7 +128,9 @@ def prompt(kind: str, *parts: str | Any) -> str:
     return f"<s>user: {between.join(pieces)}\nassistant:"
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize(
+    "kind", [k if k == "llava" else pytest.param(k, marks=pytest.mark.slow) for k in KINDS]
+)
 async def test_answers_equal_generate_alone_and_in_company(
     kind: str, folder_of: Callable[[str], Path]
 ) -> None:

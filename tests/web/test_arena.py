@@ -220,6 +220,7 @@ def test_two_votes_at_once_count_once(arena: str, store: ArenaStore) -> None:
     session.close()
 
 
+@pytest.mark.slow
 def test_many_votes_of_one_address_are_limited_and_counted(
     serve_arena: Callable[..., str], fake: Any, tmp_path: Path, store: ArenaStore
 ) -> None:
