@@ -114,8 +114,12 @@ class RowSpool:
     def __init__(self, rows: Iterable[Mapping[str, Any]] = ()) -> None:
         self._file = tempfile.TemporaryFile()  # noqa: SIM115 - closed by __exit__
         self._ends = array("q", [0])
-        for row in rows:
-            self.append(row)
+        try:
+            for row in rows:
+                self.append(row)
+        except BaseException:  # nobody holds it yet who could close it
+            self._file.close()
+            raise
 
     def append(self, row: Mapping[str, Any]) -> None:
         """Sets a row aside.

@@ -1,8 +1,10 @@
 """Adds what a moderation endpoint, or a file of patterns, says about people's prompts."""
 
 import asyncio
+import itertools
+from array import array
 from collections import Counter
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -15,8 +17,11 @@ from fastchat.settings import Env, alias, run_command
 if TYPE_CHECKING:
     from openai import AsyncOpenAI
 
+    from fastchat.arena.scratch import RowSpool, Scratch
+
 TAG = "openai_moderation"
-Moderate = Callable[[str], Awaitable[dict[str, Any]]]
+Row = dict[str, Any]
+Moderate = Callable[[str], Awaitable[Row]]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -45,57 +50,95 @@ class ModerationSettings:
 
 def tag_openai_moderation(settings: ModerationSettings) -> int:
     """Tags what has no tag yet, writes, and prints how many are flagged."""
-    from fastchat.arena.row_files import read_rows, write_rows
+    from fastchat.arena.row_files import input_rows, write_rows
+    from fastchat.arena.scratch import RowSpool, Scratch
     from fastchat.llm_judge.running import say
 
-    if settings.parallel < 1 or settings.max_tries < 1:
-        raise UsageError("--parallel and --max-tries are 1 or more.")
+    _check(settings)
     refused: Counter[str] = Counter()
-    rows = list(read_rows(settings.input, refused))[: settings.first_n]
+    given = itertools.islice(input_rows(settings.input, refused), settings.first_n)
     output = settings.input.with_name(f"{settings.input.stem}_tagged.json")
     progress = output.with_suffix(".progress.jsonl")
-    told = asyncio.run(_tag_all(settings, rows, progress))
-    told += [f"left out, {reason}: {n}" for reason, n in refused.most_common()]
-    tagged = [row for row in rows if TAG in row]
-    write_rows(output, tagged)
-    if len(tagged) == len(rows):
+    n_flagged = 0
+
+    def tagged(rows: Iterable[Row], known: "Scratch") -> Iterator[Row]:
+        nonlocal n_flagged
+        for row in rows:
+            if (tag := _tag_of(row, known)) is not None:
+                n_flagged += bool(tag.get("flagged"))
+                yield row | {TAG: tag}
+
+    with RowSpool(given) as spool, Scratch() as known:
+        told = asyncio.run(_tag_all(settings, spool, known, progress))
+        n_tagged = write_rows(output, tagged(spool, known))
+        is_complete = n_tagged == len(spool)
+        print(f"tagged: {n_tagged} of {len(spool)}, flagged: {n_flagged}")
+    if is_complete:
         progress.unlink(missing_ok=True)
-    print(f"tagged: {len(tagged)} of {len(rows)}, flagged: {sum(_is_flagged(r) for r in tagged)}")
     print(f"written: {output}")
-    say(told)
-    return 0 if len(tagged) == len(rows) else 1
+    say(told + [f"left out, {reason}: {n}" for reason, n in refused.most_common()])
+    return 0 if is_complete else 1
 
 
-def _is_flagged(row: dict[str, Any]) -> bool:
-    return bool(row[TAG].get("flagged"))
+def _check(settings: ModerationSettings) -> None:
+    if settings.parallel < 1 or settings.max_tries < 1:
+        raise UsageError("--parallel and --max-tries are 1 or more.")
+    if settings.first_n is not None and settings.first_n < 1:
+        raise UsageError(f"--first-n {settings.first_n} is below 1.")
+
+
+def _text(row: Row) -> str:
+    from fastchat.arena.release import prompts
+
+    return "\n".join(prompts(row))
+
+
+def _tag_of(row: Row, known: "Scratch") -> Row | None:
+    """The tag that a row came with, or that of its text; None where it has none yet."""
+    import orjson
+
+    from fastchat.arena.scratch import digest
+
+    if isinstance(given := row.get(TAG), dict):
+        return given
+    if not (text := _text(row)).strip():
+        return {"flagged": False}
+    held = known.get(digest(text))
+    return orjson.loads(held) if held else None
 
 
 async def _tag_all(
-    settings: ModerationSettings, rows: Sequence[dict[str, Any]], progress: Path
+    settings: ModerationSettings, rows: "RowSpool", known: "Scratch", progress: Path
 ) -> list[str]:
-    """Tags the rows; what an earlier run was told stands in `progress`."""
-    from fastchat.arena.release import prompts
+    """Tags the texts of the rows; what an earlier run was told stands in `progress`."""
+    import orjson
+
     from fastchat.arena.row_files import read_rows
+    from fastchat.arena.scratch import digest
     from fastchat.llm_judge.lines import Appender
     from fastchat.llm_judge.running import run_all
 
-    known: dict[str, Any] = {}
-    if progress.exists():
-        known = {r["text"]: r[TAG] for r in read_rows(progress, Counter()) if TAG in r}
     moderate, client = _moderator(settings)
+    if progress.exists():
+        for told in read_rows(progress, Counter()):
+            if TAG in told:
+                known.put(digest(str(told.get("text"))), orjson.dumps(told[TAG]))
+    waiting = array("q", (n for n, row in enumerate(rows) if _tag_of(row, known) is None))
     with Appender(progress) as file:
 
-        async def work(row: dict[str, Any]) -> None:
-            text = "\n".join(prompts(row))
-            if text not in known:
-                known[text] = await moderate(text) if text.strip() else {"flagged": False}
-                file.write({"text": text, TAG: known[text]})
-            row[TAG] = known[text]
+        async def work(number: int) -> None:
+            if _tag_of(row := rows[number], known) is None:  # no row before had the same text
+                tag = await moderate(text := _text(row))
+                known.put(digest(text), orjson.dumps(tag))
+                file.write({"text": text, TAG: tag})
 
-        waiting = [row for row in rows if not isinstance(row.get(TAG), dict)]
-        name_of: Callable[[dict[str, Any]], str] = lambda row: str(row.get("question_id", "row"))  # noqa: E731
         try:
-            outcome = await run_all(waiting, work, name_of=name_of, concurrency=settings.parallel)
+            outcome = await run_all(
+                waiting,
+                work,
+                name_of=lambda number: str(rows[number].get("question_id", "row")),
+                concurrency=settings.parallel,
+            )
         finally:
             if client is not None:
                 await client.close()
