@@ -22,6 +22,7 @@ from fastchat.web.leaderboard import (
     Shown,
     leaderboard_view,
     leaderboard_words,
+    on_page,
     table_html,
 )
 
@@ -189,6 +190,7 @@ def build_visualizer(tab: gr.Tab, read: Read) -> None:
         except FastChatError as error:
             gr.Warning(error.message)
             return [gr.skip(), gr.skip()]
-        return [rating_over_time(leaderboard), battle_count_heatmap(leaderboard.first)]
+        figures = rating_over_time(leaderboard), battle_count_heatmap(leaderboard.first)
+        return [on_page(figure) for figure in figures]
 
     tab.select(draw, [], [moved, met], **QUIET)

@@ -8,7 +8,7 @@ import base64
 import functools
 import html
 import tomllib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from importlib import resources
 from typing import TYPE_CHECKING, Any
@@ -33,6 +33,9 @@ RAW: dict[str, Any] = {
 }
 """Events take what the browser sends as it is: the library would refuse the choice of a page that
 was open before the server began again."""
+LONGEST_NAME = 24
+"""Letters of a model's name along an axis."""
+TOOLS_LEFT_OUT = ("zoom", "pan", "select", "lasso", "zoomIn", "zoomOut", "autoScale")
 LEFT = "text-align:left;font-weight:inherit;padding:.4rem .8rem .4rem 0"
 
 
@@ -144,23 +147,35 @@ def table_html(
     if not rows:
         return f"<p>{html.escape(words.empty)}</p>{notes}"
     compared, title = _compared(leaderboard, board, overall, words, is_overall=is_overall)
-    heads = [words.rank, title, words.model, words.rating, words.interval, words.votes]
-    told = {row.model: infos[row.model] for row in rows if row.model in infos}
+    told = any(row.model in infos for row in rows)
+    heads = [words.rank, *([title] if compared else []), words.model]
+    heads += [words.rating, words.interval, words.votes]
     heads += [words.organization, words.license, words.cutoff] if told else []
     cells = [
-        [str(row.rank), compared.get(row.model, ""), *_cells(row, infos.get(row.model), bool(told))]
+        [
+            str(row.rank),
+            *([compared.get(row.model, "")] if compared else []),
+            *_cells(row, infos.get(row.model), told),
+        ]
         for row in rows
     ]
-    head = "".join(f'<th scope="col" style="{LEFT}">{html.escape(h)}</th>' for h in heads)
-    body = "".join(
-        "<tr>" + "".join(f'<td style="{LEFT}">{c}</td>' for c in row) + "</tr>" for row in cells
-    )
+    at = heads.index(words.model)
+    head = _row([html.escape(text) for text in heads], at, 'th scope="col"')
+    body = "".join(f"<tr>{_row(row, at, 'td')}</tr>" for row in cells)
     own_words = not words.categories  # a board describes itself in English
     return (
         f"<p>{html.escape(board.description if own_words else '')}</p>{notes}"
         f'<div style="overflow-x:auto"><table><thead><tr>{head}</tr></thead>'
         f"<tbody>{body}</tbody></table></div><p>{html.escape(words.explained)}</p>"
     )
+
+
+def _row(cells: Sequence[str], at: int, kind: str) -> str:
+    """Cells as HTML, of which that at `at` holds the model."""
+    end = kind.split()[0]
+    classes = ['class="model" ' if i == at else "" for i in range(len(cells))]
+    told = zip(cells, classes, strict=True)
+    return "".join(f'<{kind} {c}style="{LEFT}">{cell}</{end}>' for cell, c in told)
 
 
 def _is_shown(row: Row, shown: Shown, infos: Mapping[str, ModelInfo], *, is_overall: bool) -> bool:
@@ -219,8 +234,42 @@ def figure_of(leaderboard: Leaderboard, shown: Shown, name: str) -> "go.Figure":
     from fastchat.arena.plots import FIGURES, rating_over_time
 
     if name == OVER_TIME:
-        return rating_over_time(leaderboard)
-    return FIGURES[name](board_shown(leaderboard, shown))
+        return on_page(rating_over_time(leaderboard))
+    return on_page(FIGURES[name](board_shown(leaderboard, shown)))
+
+
+def on_page(figure: "go.Figure") -> "go.Figure":
+    """The figure as the page shows it: readable in the light and in the dark, with short names,
+    and without the tools that hide its title on a phone."""
+    clear, line, ink = "rgba(0, 0, 0, 0)", "rgba(128, 140, 160, 0.3)", "#7b8799"
+    figure.update_layout(
+        paper_bgcolor=clear,
+        plot_bgcolor=clear,
+        font_color=ink,
+        modebar={"bgcolor": clear, "color": ink, "remove": list(TOOLS_LEFT_OUT)},
+    )
+    for name, update in (("x", figure.update_xaxes), ("y", figure.update_yaxes)):
+        update(gridcolor=line, zerolinecolor=line)
+        if names := _names_along(figure, name):
+            update(tickmode="array", tickvals=names, ticktext=[_short(text) for text in names])
+    return figure
+
+
+def _names_along(figure: "go.Figure", axis: str) -> list[str]:
+    """The names that an axis of the figure has instead of numbers."""
+    found: dict[str, None] = {}
+    for trace in figure.data:
+        values = getattr(trace, axis, None)
+        found |= dict.fromkeys(v for v in (() if values is None else values) if _is_name(v))
+    return list(found)
+
+
+def _is_name(value: Any) -> bool:
+    return isinstance(value, str)
+
+
+def _short(name: str) -> str:
+    return name if len(name) <= LONGEST_NAME else f"{name[: LONGEST_NAME - 1]}…"
 
 
 def export_html(leaderboard: Leaderboard, shown: Shown) -> str:

@@ -9,9 +9,10 @@ from fastchat.web.texts import Texts
 STYLE = """
 :root { color-scheme: light dark; font: 16px/1.6 system-ui, sans-serif; }
 body { max-width: 76rem; margin: 0 auto; padding: 1rem; }
-main { display: grid; gap: 2rem; grid-template-columns: repeat(auto-fit, minmax(20rem, 1fr)); }
+main { display: grid; gap: 2rem;
+  grid-template-columns: repeat(auto-fit, minmax(min(20rem, 100%), 1fr)); }
 h2 { font-size: 1rem; border-bottom: 1px solid #8886; padding-bottom: 0.4rem; }
-p { white-space: pre-wrap; overflow-wrap: anywhere; margin: 0.75rem 0; }
+p { white-space: pre-wrap; overflow-wrap: anywhere; margin: 0.75rem 0; unicode-bidi: plaintext; }
 .user { background: #8882; border-radius: 1rem; padding: 0.5rem 0.9rem; }
 """
 

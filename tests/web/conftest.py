@@ -61,6 +61,7 @@ class FakeOpenAI:
         self.requests: list[dict[str, Any]] = []
         self.headers: list[dict[str, str]] = []
         self.says_its_name = True
+        self.rich = RICH
         self.stored: dict[str, bytes] = {}
         self.given_up = 0
         self.open = 0
@@ -202,7 +203,7 @@ class FakeOpenAI:
                 await send({"content": "As long as it may be"})
                 reason = "length"
             case "!rich":
-                for line in RICH.splitlines(keepends=True):
+                for line in self.rich.splitlines(keepends=True):
                     await send({"content": line})
             case "!think":
                 for word in ("<think>", "Let me ", "see.", "</think>", "\n\nIt is ", "19."):

@@ -13,6 +13,7 @@ pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("browser")]
 
 WORDS = load_texts().arena
 CHAT = load_texts().chat
+CHAT_PARAMETERS = load_texts().page.parameters
 MODELS = ("lion-7b", "tiger-7b", "bear-7b")
 
 
@@ -53,7 +54,7 @@ def test_ten_battles_move_the_board(browser: Any, arena: str) -> None:
     reader.tab.get_by_role("tab", name=WORDS.tab_leaderboard).click()
     reader.see("10 votes")
     rows = reader.tab.locator(".ratings tbody tr")
-    assert {rows.nth(i).locator("td").nth(2).inner_text() for i in range(rows.count())} <= set(
+    assert {rows.nth(i).locator("td.model").inner_text() for i in range(rows.count())} <= set(
         MODELS
     )
     reader.shoot("board")
@@ -109,3 +110,64 @@ def test_a_battle_fits_a_phone_and_the_keyboard(browser: Any, arena: str) -> Non
     reader.see(WORDS.thanks)
     reader.shoot("phone-voted")
     assert reader.failures == []
+
+
+ARABIC = """مرحبا، هذه إجابة باللغة العربية.
+
+| a column | another one | a third one | a fourth one | a fifth one |
+|---|---|---|---|---|
+| some words | some words | some words | some words | some words |
+
+```
+a line of code that is much longer than a phone is wide, and that does not break
+```
+"""
+
+
+def test_what_is_wide_or_runs_from_the_right_stays_readable(
+    browser: Any, arena: str, fake: Any
+) -> None:
+    fake.rich = ARABIC
+    reader = Reader(browser.new_context(viewport={"width": 390, "height": 844}), arena)
+    reader.say("show !rich")
+    reader.expect(reader.button(WORDS.left)).to_be_enabled(timeout=WAIT_MS)
+    answer = reader.answers().first
+    boxes = {
+        name: answer.locator(name).first.bounding_box() for name in ("p", "th", "table", "pre")
+    }
+    line = answer.locator("p").first.evaluate(
+        """p => { const range = document.createRange(); range.selectNodeContents(p);
+                  return range.getBoundingClientRect().right; }"""
+    )
+    assert boxes["p"] and boxes["th"] and boxes["table"] and boxes["pre"]
+    assert line > boxes["p"]["x"] + boxes["p"]["width"] - 4, "Arabic begins at the right"
+    assert boxes["th"]["height"] < 100, "words of a table are not cut into letters"
+    for name in ("table", "pre"):
+        assert boxes[name]["width"] <= 390, f"a wide {name} is pushed aside within the answer"
+    assert reader.tab.evaluate("document.documentElement.scrollWidth") <= 390
+
+
+def test_parameters_of_the_arena_can_be_read_and_set(browser: Any, arena: str, fake: Any) -> None:
+    for width in (390, 1280):
+        context = browser.new_context(viewport={"width": width, "height": 844})
+        reader = Reader(context, arena)
+        reader.open("/?direct")
+        reader.tab.get_by_role("button", name=CHAT_PARAMETERS).locator("visible=true").click()
+        panel = reader.tab.locator(".parameters:visible")
+        numbers = panel.locator("input[type=number]")
+        sliders = panel.locator("input[type=range]")
+        reader.expect(sliders.nth(2)).to_be_visible(timeout=WAIT_MS)
+        edge = 0.0
+        for i in range(3):
+            for part in (numbers.nth(i), sliders.nth(i)):
+                box = part.bounding_box()
+                assert box and box["y"] >= edge, "each control lies below the one before it"
+                edge = box["y"] + box["height"]
+                assert box["x"] >= 0 and box["x"] + box["width"] <= width
+        numbers.nth(0).fill("0.2")
+        numbers.nth(0).press("Enter")
+        reader.say("hello")
+        reader.expect(reader.answers()).to_have_count(1, timeout=WAIT_MS)
+        assert fake.requests[-1]["temperature"] == 0.2
+        reader.shoot(f"parameters-{width}")
+        context.close()

@@ -10,6 +10,8 @@ from fastchat.arena.leaderboard import STYLE_SUFFIX, Board, Leaderboard, Row
 from fastchat.arena.model_table import ModelInfo
 from fastchat.errors import StoreError
 from fastchat.web.leaderboard import (
+    FEW_VOTES,
+    LONGEST_NAME,
     LeaderboardView,
     Shown,
     board_shown,
@@ -104,7 +106,26 @@ def test_links_hold_the_files() -> None:
 
 def test_every_figure_has_a_name_and_is_drawn() -> None:
     for name in WORDS.figures:
-        assert figure_of(SHOWN, Shown(), name)
+        assert figure_of(SHOWN, Shown(), name).layout.paper_bgcolor == "rgba(0, 0, 0, 0)"
+
+
+def test_long_names_leave_room_for_the_figure() -> None:
+    long = "organisation/" + "x" * 80
+    named = board("full", row(long, 1000, 1))
+    axis = figure_of(Leaderboard(boards={"full": named}), Shown(), "intervals").layout.xaxis
+    assert list(axis.tickvals) == [long]
+    assert [len(text) for text in axis.ticktext] == [LONGEST_NAME]
+
+
+def test_a_column_that_would_be_empty_is_left_out_and_few_votes_are_told() -> None:
+    alone = Leaderboard(boards={"full": board("full", row("a", 1000, 1))})
+    assert WORDS.rank_style not in table_html(alone, Shown(), WORDS, {})
+    few = row("a", 1000, 1, n=FEW_VOTES)
+    both = Leaderboard(boards={**alone.boards, "english": board("english", few)})
+    text = table_html(both, Shown(category="english"), WORDS, {})
+    assert WORDS.empty in text and WORDS.few.format(n=FEW_VOTES, left_out=1) in text
+    whole = table_html(both, Shown(category="english", all_models=True), WORDS, {})
+    assert ">a</td>" in whole and "left out" not in whole
 
 
 @pytest.mark.parametrize("language", ["en", "zh"])
