@@ -21,6 +21,8 @@ COMMANDS: dict[str, list[str]] = {
     "split_long_conversation": ["--model-name", "vicuna-tiny"],
 }
 """Commands that read records and write records, with what they need."""
+QUICK = {"merge", "optional_clean"}
+"""One that sees all records in order, and one that sees each alone."""
 READERS = {"get_stats": ["--model-name", "vicuna-tiny"], "inspect_data": [], "split_train_test": []}
 """Commands that read records and write none, or to files of their own names."""
 
@@ -145,7 +147,14 @@ def test_a_folder_that_is_not_there_is_named(
     assert f"there is no folder {out.parent}" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("command", [name for name in COMMANDS if name != "sample"])
+@pytest.mark.parametrize(
+    "command",
+    [
+        name if name in QUICK else pytest.param(name, marks=pytest.mark.slow)
+        for name in COMMANDS
+        if name != "sample"
+    ],
+)
 def test_any_number_of_processes_gives_the_same_bytes(
     tmp_path: Path, generate: Callable[..., Any], command: str
 ) -> None:

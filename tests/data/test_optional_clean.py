@@ -96,7 +96,9 @@ def test_what_is_left(
     assert run(tmp_path, languages, *flags) == left
 
 
-@pytest.mark.parametrize("code", ["ko", "zh", "ja"])
+@pytest.mark.parametrize(
+    "code", ["ko", *(pytest.param(c, marks=pytest.mark.slow) for c in ("zh", "ja"))]
+)
 def test_without_a_report_the_same_is_dropped(
     tmp_path: Path, generate: Callable[..., Any], code: str
 ) -> None:

@@ -127,6 +127,7 @@ def test_a_dry_run_prints_the_commands_and_does_nothing(
         assert f"raw data_{name}_clean.json" in capsys.readouterr().out
 
 
+@pytest.mark.slow
 def test_the_first_failure_ends_the_plan(
     flags: list[str], capsys: pytest.CaptureFixture[str]
 ) -> None:

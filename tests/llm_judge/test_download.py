@@ -84,6 +84,7 @@ def fetch(here: Path, *flags: str, offline: str = "0") -> subprocess.CompletedPr
     return subprocess.run(command, env=env, cwd=here, capture_output=True, text=True, check=False)
 
 
+@pytest.mark.slow
 def test_files_come_from_the_hub_once(here: Path, hub: str) -> None:
     done = fetch(here, "--base-url", hub)
     assert done.returncode == 0, done.stderr

@@ -133,6 +133,7 @@ def test_a_taken_port_is_noticed_before_the_model_is_loaded(
     assert f"Cannot listen on 127.0.0.1:{port}" in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_a_process_registers_serves_several_models_and_leaves_at_sigterm(tmp_path: Path) -> None:
     ports = [free_port(), free_port()]
     controller, worker = (f"http://127.0.0.1:{port}" for port in ports)
