@@ -60,6 +60,8 @@ def _run(settings: ResultSettings) -> None:
     shown = results(settings)
     for table in shown.tables:
         print(table.text(settings.format))
+    if shown.sentence:
+        print(shown.sentence)
     say(shown.notes)
     if settings.json:
         head = {"mode": settings.mode, "input_files": [str(path) for path in paths]}
@@ -73,6 +75,8 @@ class Shown:
     tables: "list[Table]"
     values: dict[str, Any]
     notes: list[str]
+    sentence: str = ""
+    """Who of two compared models is ahead."""
 
 
 def results(settings: ResultSettings) -> Shown:
@@ -138,23 +142,25 @@ def _single(settings: ResultSettings, paths: Sequence[Path]) -> Shown:
             for model, found in sorted(by_category.items())
         )
         tables.append(Table(title="Categories", columns=("model", *order), rows=lines))
-    if settings.compare:
-        pairing = paired_grades(rows, rows, settings.compare)
-        tables.append(_comparison(settings, pairing, values, notes))
-    return Shown(tables=tables, values=values, notes=notes)
+    shown = Shown(tables=tables, values=values, notes=notes)
+    if not settings.compare:
+        return shown
+    return _comparison(settings, paired_grades(rows, rows, settings.compare), shown)
 
 
-def _comparison(
-    settings: ResultSettings, pairing: "Pairing", values: dict[str, Any], notes: list[str]
-) -> "Table":
-    """What `compare` says of the same rows."""
+def _comparison(settings: ResultSettings, pairing: "Pairing", shown: Shown) -> Shown:
+    """The results with what `compare` says of the same rows."""
     from fastchat.llm_judge.compared import compare_models
 
     assert settings.compare
     found = compare_models(pairing, settings.compare, _categories(settings))
-    values["comparison"] = {"models": list(settings.compare), "results": found.plain()}
-    notes += [*(note for note in pairing.notes if note not in notes), found.sentence()]
-    return found.table()
+    compared = {"models": list(settings.compare), "results": found.plain()}
+    return Shown(
+        tables=[*shown.tables, found.table()],
+        values={**shown.values, "comparison": compared},
+        notes=list(dict.fromkeys([*shown.notes, *pairing.notes])),
+        sentence=found.sentence(),
+    )
 
 
 def _pairs(settings: ResultSettings, paths: Sequence[Path]) -> Shown:
@@ -219,11 +225,10 @@ def _pairs(settings: ResultSettings, paths: Sequence[Path]) -> Shown:
         lines += ((path.stem, *counts),)
     columns = ("judge", "pairs", "consistent", "first wins", "second wins", "tie once", "rate")
     tables.append(Table(title="Position bias", columns=columns, rows=lines))
-    notes += rated.notes
-    if settings.compare:
-        pairing = paired_verdicts(rows, settings.compare)
-        tables.append(_comparison(settings, pairing, values, notes))
-    return Shown(tables=tables, values=values, notes=notes)
+    shown = Shown(tables=tables, values=values, notes=[*notes, *rated.notes])
+    if not settings.compare:
+        return shown
+    return _comparison(settings, paired_verdicts(rows, settings.compare), shown)
 
 
 def _state(

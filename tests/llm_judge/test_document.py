@@ -66,19 +66,30 @@ def test_a_new_user_answers_judges_and_looks_in_the_readmes_words(
         **{"OPENAI_BASE_URL": fake.url, "OPENAI_API_KEY": "k", "OMP_NUM_THREADS": "1"},
     }
 
-    def run(line: int, *more: str) -> str:
-        name, flags = lines[line]
-        command = [sys.executable, "-m", name, *flags, *more]
+    def called(name: str, flags: list[str]) -> str:
+        command = [sys.executable, "-m", name, *flags]
         done = subprocess.run(command, env=env, capture_output=True, text=True, check=False)
         assert done.returncode == 0, done.stderr
         return done.stdout
+
+    def run(line: int, *more: str) -> str:
+        name, flags = lines[line]
+        return called(name, [*flags, *more])
 
     base = untrained(here / "base")
     run(0, *SHORTER)
     run(0, *SHORTER, "--model-path", str(base), "--model-id", "tiny-base")
     assert json.loads(run(1, "--first-n", "4"))["total_num_matches"] == 16
     shown = run(2, "--compare", "vicuna-tiny", "tiny-base")
-    assert "vicuna-tiny" in shown and "tiny-base" in shown and "chance" in shown
+    assert "vicuna-tiny less tiny-base" in shown
+    assert "questions a difference of" in shown
+    name, flags = next(
+        (name, flags)
+        for name, flags in commands(root / "docs" / "judging.md")
+        if name.endswith(".compare")
+    )
+    names = {"tuned": "vicuna-tiny", "base": "tiny-base"}
+    assert called(name, [names.get(flag, flag) for flag in flags]) in shown
     rows = rows_of(here / "data/fastchat_bench/model_judgment/gpt-4_single.jsonl")
     assert len(rows) == len(fake.bodies) == 16
     assert rows[0]["user_prompt"] in [body["messages"][1]["content"] for body in fake.bodies]
