@@ -5,15 +5,15 @@ layout, the table is the same. Texts do not travel further than this file: what 
 (style, code, refusals) becomes numbers here. Broken rows are counted by reason.
 """
 
+import itertools
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import orjson
-
 from fastchat.arena.refusals import is_refusal
+from fastchat.arena.row_files import SUFFIXES, input_rows
 from fastchat.arena.style import FEATURES, count_markdown
 from fastchat.arena.votes import LABELS
 from fastchat.errors import DataError
@@ -21,13 +21,13 @@ from fastchat.errors import DataError
 if TYPE_CHECKING:
     import polars as pl
 
-SUFFIXES = (".json", ".jsonl", ".csv", ".parquet")
-
 TEXTS = ("question_id", "model_a", "model_b", "winner", "judge", "language")
 NUMBERS = (
     *("tstamp", "turn", "user_tokens", "side_tokens_a", "side_tokens_b"),
     *(f"{name}_{side}" for side in "ab" for name in FEATURES),
 )
+_BATCH = 8192
+"""Rows that are held as objects, before they become columns."""
 SWITCHES = ("anony", "is_code", "is_refusal", "dedup_high_freq", "dedup_sampled")
 """Columns that are true, false or not known; `tags` is a list of `task.label` beside them."""
 
@@ -70,7 +70,7 @@ def read_battles(path: Path, *, no_urls: bool = False, more: Sequence[str] = ())
             is_plain = suffix == ".json" and not no_urls and not more
             raw = _quick(path) if is_plain else None
             if raw is None:
-                raw = frame_of_rows(_json_rows(path, refused), refused, no_urls=no_urls)
+                raw = frame_of_rows(input_rows(path, refused), refused, no_urls=no_urls)
         else:
             raw = pl.read_csv(path) if suffix == ".csv" else pl.read_parquet(path)
     except (pl.exceptions.PolarsError, OSError) as error:
@@ -106,25 +106,6 @@ def _quick(path: Path) -> "pl.DataFrame | None":
         return None
 
 
-def _json_rows(path: Path, refused: Counter[str]) -> Iterator[Any]:
-    """The rows of a JSON array or of JSON Lines; lines that are no JSON are counted."""
-    with path.open("rb") as file:
-        start = file.read(64).removeprefix(b"\xef\xbb\xbf").lstrip()
-        file.seek(0)
-        if start[:1] == b"[":
-            try:
-                yield from orjson.loads(file.read().removeprefix(b"\xef\xbb\xbf"))
-            except orjson.JSONDecodeError as error:
-                raise DataError(f"{path.name} is no JSON array: {error}.") from None
-            return
-        for line in file:
-            if line.strip():
-                try:
-                    yield orjson.loads(line.removeprefix(b"\xef\xbb\xbf"))
-                except orjson.JSONDecodeError:
-                    refused["not_json"] += 1
-
-
 def frame_of_rows(
     rows: Iterable[Any], refused: Counter[str], *, no_urls: bool = False
 ) -> "pl.DataFrame":
@@ -135,23 +116,23 @@ def frame_of_rows(
     """
     import polars as pl
 
-    columns: dict[str, list[Any]] = {}
-    n = 0
-    for row in rows:
-        if not isinstance(row, dict):
-            refused["not_a_battle"] += 1
-            continue
-        if no_urls and _has_url(row):
-            refused["url"] += 1
-            continue
-        for name, value in flat_row(row).items():
-            column = columns.setdefault(name, [])
-            column.extend([None] * (n - len(column)))
-            column.append(value)
-        n += 1
-    for column in columns.values():
-        column.extend([None] * (n - len(column)))
-    return pl.DataFrame({k: _series(k, v) for k, v in columns.items()})
+    def kept() -> Iterator[dict[str, Any]]:
+        for row in rows:
+            if not isinstance(row, dict):
+                refused["not_a_battle"] += 1
+            elif no_urls and _has_url(row):
+                refused["url"] += 1
+            else:
+                yield flat_row(row)
+
+    flat = kept()
+    frames = [pl.DataFrame()]
+    while batch := list(itertools.islice(flat, _BATCH)):
+        names = dict.fromkeys(name for row in batch for name in row)
+        frames.append(
+            pl.DataFrame({name: _series(name, [row.get(name) for row in batch]) for name in names})
+        )
+    return pl.concat(frames, how="diagonal_relaxed")
 
 
 def _has_url(row: Mapping[str, Any]) -> bool:

@@ -5,6 +5,7 @@ from typing import Any
 import polars as pl
 import pytest
 
+from fastchat.arena import battle_files
 from fastchat.arena.battle_files import read_battles
 from fastchat.arena.style import count_markdown, style_features
 from fastchat.errors import DataError
@@ -84,8 +85,8 @@ def test_what_is_no_battle_is_counted_by_reason(tmp_path: Path) -> None:
         "unknown_outcome": 2,
         "same_model": 1,
         "no_model": 1,
-        "not_a_battle": 1,
-        "not_json": 1,
+        "not_a_row": 1,
+        "torn_line": 1,
     }
 
 
@@ -122,7 +123,7 @@ def test_tags_are_those_that_are_true(tmp_path: Path) -> None:
     ("name", "text", "words"),
     [
         ("b.txt", "", "no file of battles"),
-        ("b.json", "[{", "no JSON array"),
+        ("b.json", "[{", "no row that can be read: torn_line 1"),
         ("b.parquet", "PAR", "cannot be read"),
         ("b.csv", "model_a,winner\nx,tie\n", "no column model_b"),
     ],
@@ -133,6 +134,26 @@ def test_a_file_that_is_none_is_told(tmp_path: Path, name: str, text: str, words
         read_battles(tmp_path / name)
     with pytest.raises(DataError, match=r"not there|no file"):
         read_battles(tmp_path / f"missing-{name}")
+
+
+def test_a_file_that_was_cut_off_gives_its_whole_battles(tmp_path: Path) -> None:
+    path = tmp_path / "battles.json"
+    path.write_text(json.dumps([row(i) for i in range(3)], indent=1)[:-40])
+    table = read_battles(path)
+    assert table.frame.height == 2 and table.refused == {"torn_line": 1}
+
+
+def test_rows_become_the_same_table_in_any_number_of_batches(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rows = [row(i) | ({"late": i} if i > 4 else {}) for i in range(7)]
+    rows[2] |= {"late": 0.5, "category_tag": {"t": {"yes": True}}}
+    path = tmp_path / "battles.jsonl"
+    path.write_text("\n".join(map(json.dumps, rows)))
+    whole = read_battles(path).frame
+    monkeypatch.setattr(battle_files, "_BATCH", 2)
+    assert read_battles(path).frame.equals(whole)
+    assert whole["late"].drop_nulls().sort().to_list() == [0.5, 5.0, 6.0]
 
 
 def test_an_empty_file_has_no_battles(tmp_path: Path) -> None:
