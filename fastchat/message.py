@@ -5,6 +5,9 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 Role = Literal["system", "user", "assistant", "tool"]
+Slot = Literal["open", "none", "continued"]
+"""What a prompt ends with: the place of an answer, its last message, or the beginning of an
+answer that its last message is."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -25,6 +28,7 @@ class ChatOptions:
     """Each as on the wire: `{"type": "function", "function": {"name", "parameters", ...}}`."""
     template_kwargs: Mapping[str, Any] = field(default_factory=dict[str, Any])
     """Variables for the chat template, such as `enable_thinking`."""
+    slot: Slot = "open"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -10,6 +10,7 @@ from fastchat.engine.grammar import opens_at_end
 from fastchat.engine.sampling import RawLogprob
 from fastchat.engine.stopping import Stopping
 from fastchat.engine.validate import Checked
+from fastchat.families.formats import ReasoningFormat
 
 if TYPE_CHECKING:
     from fastchat.model.load import LoadedModel
@@ -34,7 +35,8 @@ class Answer:
         self._logprobs: list[TokenLogprob] = []
         is_chat = request.messages is not None
         # The blank between the slot and an answer belongs to the prompt format, not to the answer.
-        self._lead = loaded.prompting.lead if is_chat else ""
+        has_lead = is_chat and request.options.slot == "open"
+        self._lead = loaded.prompting.lead if has_lead else ""
         # A decoder beside an encoder begins a text of its own.
         before = () if loaded.is_encoder_decoder else ready.prompt_ids
         special = loaded.prompting.special_ids
@@ -45,7 +47,10 @@ class Answer:
         is_inside = (
             is_chat
             and reasoning is not None
-            and opens_at_end(loaded.tokenizer, ready.prompt_ids, reasoning.open)
+            and (
+                opens_at_end(loaded.tokenizer, ready.prompt_ids, reasoning.open)
+                or _goes_on_thinking(request, reasoning)
+            )
         )
         if reasoning is not None and is_inside:
             self.text = reasoning.open
@@ -143,6 +148,14 @@ class Answer:
             return text
         lead, self._lead = self._lead, ""
         return text.removeprefix(lead)
+
+
+def _goes_on_thinking(request: GenerationRequest, reasoning: ReasoningFormat) -> bool:
+    """Whether the message that an answer goes on with has opened its reasoning and not ended it."""
+    if request.options.slot != "continued" or not request.messages:
+        return False
+    before, mark, rest = request.messages[-1].text.partition(reasoning.open)
+    return bool(mark) and not before.strip() and reasoning.close not in rest
 
 
 def named(raw: RawLogprob, loaded: LoadedModel) -> TokenLogprob:

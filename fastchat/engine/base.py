@@ -53,6 +53,10 @@ class Grammar:
     """Keywords of a schema that cannot be enforced are left out, instead of refused."""
     after: tuple[str, ...] = ()
     """The text is free until one of these stands in it; empty: the grammar holds at once."""
+    opens: tuple[str, ...] = ()
+    """The grammar holds from the start, and lets any text through that does not begin with one of
+    these, blanks left out of both; once it is clear that it does not, the text is free. With
+    `after`, the grammar holds again from such a mark on, the mark its beginning."""
     repeats: bool = False
     """With `after`: when the grammar is complete the text is free again. Else the answer ends."""
     skips: tuple[str, str] | None = None

@@ -166,7 +166,9 @@ class EchoEngine:
         for m in messages:
             said.append(f"{m.role}: {m.text}\n")
             said += [f"call: {call.name}({call.arguments})\n" for call in m.tool_calls]
-        return "".join(said) + "assistant: "
+        if options.slot == "continued":
+            return "".join(said)[:-1]
+        return "".join(said) + ("assistant: " if options.slot == "open" else "")
 
     def tokenize(self, text: str, *, add_special_tokens: bool = True) -> list[int]:
         return [ord(c) for c in text]

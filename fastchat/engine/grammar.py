@@ -57,6 +57,8 @@ class Compiled:
     """Ids of the mark that opens the skipped part, where one token is the mark."""
     blank_ids: frozenset[int]
     """Ids of line breaks, which may follow a skipped part."""
+    special_ids: frozenset[int]
+    """Ids of special tokens, by which a text may begin that does not open the grammar."""
 
     def begin(self, *, is_inside: bool = False) -> Constraint:
         """The way of one new answer; is_inside: the prompt has opened the skipped part."""
@@ -106,12 +108,23 @@ class Grammars:
             matcher,
             frozenset() if opened is None else frozenset((opened,)),
             frozenset(ids[0] for ids in blanks if len(ids) == 1) if grammar.skips else frozenset(),
+            self._other_special_ids(grammar) if grammar.opens else frozenset(),
         )
         with self._lock:
             self._kept[grammar] = compiled
             while len(self._kept) > KEPT:
                 self._kept.popitem(last=False)
         return compiled
+
+    def _other_special_ids(self, grammar: Grammar) -> frozenset[int]:
+        """Special tokens that are neither the grammar's marks nor ends."""
+        tokenizer = self._ll_tokenizer()
+        added = self._loaded.tokenizer.added_tokens_decoder
+        special = {
+            i for i in added if i < self._loaded.vocab_size and tokenizer.is_special_token(i)
+        }
+        marks = {i for mark in grammar.after for i in tokenizer.tokenize_str(mark)}
+        return frozenset(special - marks - self._loaded.eos_token_ids)
 
     def _ll_tokenizer(self) -> LLTokenizer:
         """The vocabulary as llguidance sees it; made for the first grammar (up to a second)."""
@@ -124,7 +137,7 @@ class Grammars:
 class Constraint:
     """One answer's way through its grammar."""
 
-    __slots__ = ("_compiled", "_free_ids", "_matcher", "_state", "_tail", "is_broken")
+    __slots__ = ("_compiled", "_free_ids", "_head", "_matcher", "_state", "_tail", "is_broken")
 
     def __init__(self, compiled: Compiled, *, is_inside: bool) -> None:
         self._compiled = compiled
@@ -133,15 +146,17 @@ class Constraint:
         """What of the free text may be the beginning of a mark."""
         self._free_ids: frozenset[int] = frozenset()
         """Allowed beside the grammar at its very beginning."""
+        self._head: bytes | None = b"" if compiled.grammar.opens else None
+        """The text so far, blanks left out, while it is not clear whether it opens the grammar."""
         self.is_broken = False
         """The grammar could not be followed; the answer is to end with an error."""
         if compiled.grammar.skips is not None and is_inside:
             self._state = "skipping"
-        elif compiled.grammar.after:
+        elif compiled.grammar.after and not compiled.grammar.opens:
             self._state = "free"
         else:
             self._state = "active"
-            self._free_ids = compiled.open_ids
+            self._free_ids = compiled.open_ids | compiled.special_ids
 
     @property
     def is_active(self) -> bool:
@@ -163,6 +178,8 @@ class Constraint:
         if token_id in self._free_ids:
             if token_id in self._compiled.open_ids:
                 self._state = "skipping"
+            elif token_id in self._compiled.special_ids:
+                self._set_free()
             self._free_ids = frozenset()
             return False
         self._free_ids = frozenset()
@@ -170,12 +187,26 @@ class Constraint:
             self.is_broken = True
             return False
         if not self._matcher.is_stopped():
+            if self._head is not None:
+                self._look_whether_it_opens(self._compiled.tokenizer.decode_bytes([token_id]))
             return False
         if self._compiled.grammar.repeats and self._matcher.stop_reason() == _FORCED_COMPLETE:
             self._matcher.reset()
             self._state, self._tail = "free", b""
             return False
         return True
+
+    def _look_whether_it_opens(self, new: bytes) -> None:
+        """Sets the text free as soon as it cannot become what opens the grammar any more."""
+        self._head = (self._head or b"") + b"".join(new.split())
+        opens = [text.encode() for text in self._compiled.grammar.opens]
+        if any(self._head.startswith(text) for text in opens):
+            self._head = None
+        elif not any(text.startswith(self._head) for text in opens):
+            self._set_free()
+
+    def _set_free(self) -> None:
+        self._state, self._tail, self._head = "free", b"", None
 
     def _watch(self, token_id: int) -> None:
         """Looks for the mark after which the grammar holds."""
@@ -193,9 +224,12 @@ class Constraint:
         place, mark = min(found)
         rest = self._tail[place + len(mark.encode()) :]
         self._tail = b""
-        if is_skipping and grammar.after:
+        if is_skipping and grammar.after and not grammar.opens:
             self._state, self._tail = "free", rest
             return
+        if grammar.opens and not is_skipping:
+            self._matcher.reset()
+            rest = mark.encode() + rest
         self._enter(rest, may_be_blank=is_skipping)
 
     def _opens(self, mark: str) -> bool:
@@ -215,6 +249,8 @@ class Constraint:
                 return
             self._matcher.consume_tokens(ids)
         self._state = "active"
+        if rest and self._head is not None:
+            self._look_whether_it_opens(rest)
 
 
 def fill_masks(constraints: Sequence[Constraint], vocab_size: int) -> np.ndarray:

@@ -18,27 +18,54 @@ F = TypeVar("F")
 class ToolFormat:
     """One way to write tool calls.
 
-    A call is an object with `name` and `arguments` between `begin` and `end`; the calls of a
-    `list` share one pair of marks and stand in brackets; a `named` call is its name, `between`,
-    and the arguments.
+    - `object`: `{"name": ..., "arguments": {...}}` between `begin` and `end`.
+    - `list`: such objects in brackets, all after one `begin`.
+    - `named`: `call_begin`, the name, `between`, the arguments' object, `call_end`.
+    - `tagged`: `call_begin`, the name, `between`, then each argument as `key_begin` its name
+      `key_end` `value_begin` its value `value_end`, then `call_end`; texts stand as they are, other
+      values as JSON.
+    - `channels`: harmony, whose answer is a row of messages, each with a channel and a recipient.
+
+    A call stands between `begin` and `end`; where there is no `end`, after `begin`.
     """
 
     name: str
     begin: str = ""
     end: str = ""
+    call_begin: str = ""
     between: str = ""
-    shape: Literal["object", "list", "named"] = "object"
+    call_end: str = ""
+    gap: str = ""
+    """Between the parts of a tagged call, which are read with or without it."""
+    key_begin: str = ""
+    key_end: str = ""
+    value_begin: str = ""
+    value_end: str = ""
+    shape: Literal["object", "list", "named", "tagged", "channels"] = "object"
     arguments: str = "arguments"
     """What the arguments are called in the object."""
     separator: str = "\n"
     """Between two calls."""
+    shares_marks: bool = False
+    """All calls stand between one pair of marks, instead of each between its own."""
     may_be_bare: bool = False
     """A reply that begins with such an object is a call, even without the mark."""
     has_short_ids: bool = False
     """Its chat templates take ids of exactly nine letters and digits."""
+    id_prefix: str = ""
+    """The model writes ids, `{id_prefix}{name}:{number}`, where others write the name."""
     template_marks: tuple[tuple[str, ...], ...] = ()
     """Sets of texts; a chat template that holds all of one set writes this format."""
+    texts: tuple[str, ...] = ()
+    """Marks beside those above."""
     source: str = ""
+
+    @property
+    def marks(self) -> tuple[str, ...]:
+        """All that is written around names and arguments; some may be special tokens."""
+        own = (self.begin, self.end, self.call_begin, self.between, self.call_end)
+        parts = (self.key_begin, self.key_end, self.value_begin, self.value_end)
+        return tuple(text for text in (*own, *parts, *self.texts) if text)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -48,6 +75,8 @@ class ReasoningFormat:
     name: str
     open: str
     close: str
+    template_marks: tuple[tuple[str, ...], ...] = ()
+    """As those of tool formats; empty: `close` alone tells."""
     source: str = ""
 
 
@@ -85,7 +114,7 @@ def tool_format(name: str | None, chat_template: str) -> ToolFormat:
     Raises DataError for a name that no format has.
     """
     for known in tool_formats().values():
-        if any(all(mark in chat_template for mark in marks) for marks in known.template_marks):
+        if _is_written(known.template_marks, chat_template):
             return known
     return _named(tool_formats(), name or PLAIN_JSON.name)
 
@@ -93,9 +122,14 @@ def tool_format(name: str | None, chat_template: str) -> ToolFormat:
 def reasoning_format(name: str | None, chat_template: str) -> ReasoningFormat | None:
     """The format of a model, found like its tool format; None for one that declares none."""
     for known in reasoning_formats().values():
-        if known.close in chat_template:
+        if _is_written(known.template_marks or ((known.close,),), chat_template):
             return known
     return None if name is None else _named(reasoning_formats(), name)
+
+
+def _is_written(sets: tuple[tuple[str, ...], ...], chat_template: str) -> bool:
+    """Whether a chat template holds all texts of one of the sets."""
+    return any(all(mark in chat_template for mark in marks) for marks in sets)
 
 
 def _named(formats: dict[str, F], name: str) -> F:

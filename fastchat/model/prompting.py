@@ -7,7 +7,6 @@ one that suits a model of which nothing is known.
 
 from __future__ import annotations
 
-import json
 import logging
 import re
 from collections.abc import Callable, Mapping, Sequence
@@ -26,7 +25,9 @@ from fastchat.families.formats import (
 )
 from fastchat.families.registry import Family, Recognition, Registry
 from fastchat.message import ChatOptions, Message
-from fastchat.model.tool_text import plain_messages
+from fastchat.model.call_style import CallStyle, call_style
+from fastchat.model.prompt_end import lead_of, prompt_of
+from fastchat.model.tool_text import plain_messages, told_messages
 from fastchat.template import Template, fill_dates
 
 if TYPE_CHECKING:
@@ -150,15 +151,14 @@ def from_template(
         if options.tools or _has_tool_turns(messages):
             system = fill_dates(template.system_message, now)
             messages = plain_messages(messages, options.tools, tools, system=system)
-        return template.prompt(messages, now=now)
+        return prompt_of(template, messages, slot=options.slot, now=now)
 
-    lead = template.assistant[0].removeprefix(template.open)
-    is_blank = template.layout != "joined" and not lead.strip()
+    lead = lead_of(template)
     return Prompting(
         name=template.name,
         render=render,
         template=template,
-        lead=lead if is_blank else "",
+        lead="" if lead.strip() else lead,
         tools=tools,
         reasoning=reasoning,
         special_ids=_special_ids(tokenizer, tools, reasoning),
@@ -172,26 +172,28 @@ def from_jinja(
 
     It runs in transformers' sandbox, which lets it neither reach Python's insides nor loop
     without end over a range. Tools go to the template where it reads them, and are told in the
-    system text where it does not.
+    system text where it does not; likewise the calls of earlier answers.
     """
     text = _template_text(tokenizer.chat_template if source is None else source)
     knows_tools = re.search(r"\btools\b", text) is not None
-    tools = tool_format(family.tools if family else None, text if knows_tools else "")
+    style = call_style(lambda turns: _applied(tokenizer, turns, chat_template=source))
+    knows_calls = knows_tools or style is not None
+    tools = tool_format(family.tools if family else None, text if knows_calls else "")
     reasoning = reasoning_format(family.reasoning if family else None, text)
     wants_parts = _wants_parts(tokenizer, source)
 
-    def render(
-        messages: Sequence[Message], options: ChatOptions = ChatOptions(), is_open: bool = True
-    ) -> str:
+    def render(messages: Sequence[Message], options: ChatOptions = ChatOptions()) -> str:
         arguments = _template_arguments(options)
+        arguments["add_generation_prompt"] = options.slot == "open"
+        arguments["continue_final_message"] = options.slot == "continued"
         if knows_tools:
             arguments["tools"] = list(options.tools) or None
+        elif knows_calls:
+            messages = told_messages(messages, options.tools, tools)
         elif options.tools or _has_tool_turns(messages):
             messages = plain_messages(messages, options.tools, tools)
-        turns = _turns(messages, in_parts=wants_parts)
-        return _applied(
-            tokenizer, turns, chat_template=source, add_generation_prompt=is_open, **arguments
-        )
+        turns = _turns(messages, in_parts=wants_parts, style=style or CallStyle())
+        return _applied(tokenizer, turns, chat_template=source, **arguments)
 
     return Prompting(
         name=name,
@@ -243,13 +245,17 @@ def _wants_parts(tokenizer: Any, source: str | None) -> bool:
     return not shows(False) and shows(True)
 
 
-def _turns(messages: Sequence[Message], *, in_parts: bool = False) -> list[dict[str, Any]]:
+def _turns(
+    messages: Sequence[Message], *, in_parts: bool, style: CallStyle
+) -> list[dict[str, Any]]:
     """Messages as chat templates read them; results carry the name of the tool they are of."""
     names: dict[str | None, str] = {}
     turns: list[dict[str, Any]] = []
     for message in messages:
         names |= {call.id: call.name for call in message.tool_calls}
         turn = _turn(message, in_parts=in_parts)
+        if message.tool_calls:
+            turn |= style.fields(message)
         if message.role == "tool" and (name := message.name or names.get(message.tool_call_id)):
             turn["name"] = name
         turns.append(turn)
@@ -266,29 +272,11 @@ def _turn(message: Message, *, in_parts: bool = False) -> dict[str, Any]:
         ]
     if message.name is not None:
         turn["name"] = message.name
-    if message.tool_calls:
-        turn["tool_calls"] = [
-            {
-                "id": call.id,
-                "type": "function",
-                "function": {"name": call.name, "arguments": _arguments(call.arguments)},
-            }
-            for call in message.tool_calls
-        ]
     if message.tool_call_id is not None:
         turn["tool_call_id"] = message.tool_call_id
     if message.reasoning:
         turn["reasoning_content"] = message.reasoning
     return turn
-
-
-def _arguments(text: str) -> Any:
-    """The object that templates want; the text as it is where a model wrote none."""
-    try:
-        value = json.loads(text)
-    except (ValueError, RecursionError):
-        return text
-    return value if isinstance(value, dict) else text
 
 
 def _has_tool_turns(messages: Sequence[Message]) -> bool:
@@ -318,18 +306,31 @@ def _variables(text: str) -> frozenset[str]:
 def _special_ids(
     tokenizer: Any, tools: ToolFormat, reasoning: ReasoningFormat | None
 ) -> dict[str, int]:
-    """Ids of the marks that are special tokens, which texts usually leave out."""
-    marks = [tools.begin, tools.end, tools.between]
+    """Ids of the special tokens in the marks, which texts usually leave out.
+
+    An added token in angle brackets is one to grammars (llguidance), whatever its tokenizer says.
+    """
+    marks = [*tools.marks]
     if reasoning is not None:
         marks += [reasoning.open, reasoning.close]
-    special = set(getattr(tokenizer, "all_special_tokens", ()))
-    return {m: tokenizer.convert_tokens_to_ids(m) for m in marks if m and m in special}
+    added = getattr(tokenizer, "added_tokens_decoder", {}).values()
+    special = {one.content for one in added if one.special or _is_bracketed(one.content)}
+    special |= set(getattr(tokenizer, "all_special_tokens", ()))
+    return {
+        token: tokenizer.convert_tokens_to_ids(token)
+        for token in sorted(special)
+        if any(token in mark for mark in marks)
+    }
+
+
+def _is_bracketed(token: str) -> bool:
+    return token.startswith("<") and token.endswith(">")
 
 
 def _lead(render: Callable[..., str]) -> str:
     """The blanks that a chat template writes between the open slot and an answer."""
     try:
-        asked, answered = render(SAMPLE[:1]), render(SAMPLE[:2], is_open=False)
+        asked, answered = render(SAMPLE[:1]), render(SAMPLE[:2], ChatOptions(slot="none"))
     except UsageError:
         return ""
     before, answer, _ = answered.removeprefix(asked).partition(SAMPLE[1].text)

@@ -30,7 +30,8 @@ def introduction(tools: Sequence[Mapping[str, Any]], form: ToolFormat) -> str:
         {key: tool["function"][key] for key in _SHOWN if key in tool["function"]} for tool in tools
     ]
     lines = "\n".join(json.dumps(one, ensure_ascii=False) for one in described)
-    sample = written((ToolCall(id="", name="NAME", arguments='{"ARGUMENT": VALUE}'),), form)
+    arguments = '{"ARGUMENT": "VALUE"}' if form.shape == "tagged" else '{"ARGUMENT": VALUE}'
+    sample = written((ToolCall(id="", name="NAME", arguments=arguments),), form)
     several = _SEVERAL if form.shape == "object" else ""
     return _INTRODUCTION.format(tools=lines, form=sample, more=several)
 
@@ -70,18 +71,74 @@ def plain_messages(
     return plain
 
 
+def told_messages(
+    messages: Sequence[Message], tools: Sequence[Mapping[str, Any]], form: ToolFormat
+) -> list[Message]:
+    """The same conversation with the tools told in its system text; calls stay calls."""
+    if not tools:
+        return list(messages)
+    texts = [m.text for m in messages if m.role == "system" and m.text]
+    system = Message(role="system", text="\n\n".join((*texts, introduction(tools, form))))
+    return [system, *(m for m in messages if m.role != "system")]
+
+
 def written(calls: Sequence[ToolCall], form: ToolFormat) -> str:
     """Calls as a model of this format writes them."""
-    if form.shape == "named":
-        return "".join(f"{form.begin}{c.name}{form.between}{c.arguments}" for c in calls)
-    objects = [
-        f'{{"name": {json.dumps(c.name)}, "{form.arguments}": {c.arguments}}}' for c in calls
-    ]
-    if form.shape == "list":
-        return f"{form.begin}[{', '.join(objects)}]"
-    if form.end:
-        return form.separator.join(f"{form.begin}\n{one}\n{form.end}" for one in objects)
-    return form.separator.join(objects)
+    match form.shape:
+        case "named" | "tagged":
+            one = _named if form.shape == "named" else _tagged
+            each = [one(i, call, form) for i, call in enumerate(calls)]
+            if form.shares_marks:
+                each = [form.separator.join(each)]
+            gap, end_gap = form.gap if form.call_begin else "", form.gap if form.end else ""
+            between = form.separator if form.call_end else ""
+            return between.join(f"{form.begin}{gap}{one}{end_gap}{form.end}" for one in each)
+        case "channels":
+            return "<|start|>assistant".join(_message(call) for call in calls)
+        case "list":
+            return f"{form.begin}[{', '.join(_object(call, form) for call in calls)}]"
+        case "object":
+            objects = [_object(call, form) for call in calls]
+            if form.end:
+                return form.separator.join(f"{form.begin}\n{one}\n{form.end}" for one in objects)
+            return form.separator.join(objects)
+
+
+def _object(call: ToolCall, form: ToolFormat) -> str:
+    return f'{{"name": {json.dumps(call.name)}, "{form.arguments}": {call.arguments}}}'
+
+
+def _named(place: int, call: ToolCall, form: ToolFormat) -> str:
+    head = call.name
+    if form.id_prefix:
+        is_own = call.id.startswith(form.id_prefix)
+        head = call.id if is_own else f"{form.id_prefix}{call.name}:{place}"
+    return f"{form.call_begin}{head}{form.between}{call.arguments}{form.call_end}"
+
+
+def _tagged(_: int, call: ToolCall, form: ToolFormat) -> str:
+    parts = [f"{form.call_begin}{call.name}{form.between}"]
+    for key, value in _items(call.arguments):
+        text = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
+        gap = form.gap if form.value_begin.strip() else ""
+        tagged_key = f"{form.key_begin}{key}{form.key_end}"
+        parts.append(f"{tagged_key}{gap}{form.value_begin}{text}{form.value_end}")
+    return form.gap.join([*parts, form.call_end])
+
+
+def _items(arguments: str) -> Sequence[tuple[str, Any]]:
+    """The arguments one by one; none where the text is no object."""
+    try:
+        value = json.loads(arguments)
+    except (ValueError, RecursionError):
+        return ()
+    return list(value.items()) if isinstance(value, dict) else ()
+
+
+def _message(call: ToolCall) -> str:
+    """A call as a message of harmony, without its beginning."""
+    to = f"<|channel|>commentary to=functions.{call.name} <|constrain|>json"
+    return f"{to}<|message|>{call.arguments}<|call|>"
 
 
 def _append_result(plain: list[Message], message: Message, name: str | None) -> None:

@@ -17,8 +17,9 @@ from pydantic import (
 )
 
 from fastchat.errors import OutOfRangeError, UsageError
+from fastchat.message import Slot
 from fastchat.protocol.openai_constraints import GUIDED, Constraint, constraint_of
-from fastchat.protocol.openai_messages import MAX_PARTS, ROLES, ChatMessage
+from fastchat.protocol.openai_messages import MAX_PARTS, ROLES, ChatMessage, slot_after
 from fastchat.protocol.openai_tools import Choice, ToolChoice, Tools
 from fastchat.protocol.validation import refuse
 
@@ -206,8 +207,6 @@ class ChatRequest(Generation):
 
     not_built = {
         **_OTHER_SERVERS,
-        "add_generation_prompt": "the answer's slot is always opened",
-        "continue_final_message": "use /v1/completions with the rendered prompt",
         "documents": "put them into a message",
         "echo": "use /v1/completions",
         "functions": "use `tools`",
@@ -218,7 +217,6 @@ class ChatRequest(Generation):
         "web_search_options": "leave it out",
     }
     harmless: ClassVar = {
-        "add_generation_prompt": (None, True),
         "web_search_options": (None, False),  # {} asks for a search as well
     }
     quiet = frozenset(
@@ -250,6 +248,8 @@ class ChatRequest(Generation):
     """For models whose chat template reads it, or `enable_thinking`."""
     chat_template_kwargs: Annotated[dict[str, Any], Field(max_length=64)] = {}
     """Variables for the model's chat template."""
+    add_generation_prompt: bool | None = None
+    continue_final_message: bool = False
 
     @model_validator(mode="before")
     @classmethod
@@ -261,6 +261,11 @@ class ChatRequest(Generation):
         elif messages == []:
             raise refuse("must hold at least one message", param="messages")
         return value
+
+    @model_validator(mode="after")
+    def _last_message_can_be_continued(self) -> "ChatRequest":
+        slot_of(self)
+        return self
 
     @model_validator(mode="after")
     def _alternatives_need_logprobs(self) -> "ChatRequest":
@@ -359,6 +364,13 @@ class TokenizeRequest(Body):
     tools: Tools = []
     """With `messages`: what the model is told of beside them."""
     chat_template_kwargs: Annotated[dict[str, Any], Field(max_length=64)] = {}
+    add_generation_prompt: bool | None = None
+    continue_final_message: bool = False
+
+    @model_validator(mode="after")
+    def _last_message_can_be_continued(self) -> "TokenizeRequest":
+        slot_of(self)
+        return self
 
     @model_validator(mode="after")
     def _one_source(self) -> "TokenizeRequest":
@@ -373,6 +385,15 @@ class DetokenizeRequest(Body):
     tokens: Annotated[
         list[Annotated[int, Field(ge=0, lt=1 << 31)]], Field(max_length=MAX_NEW_TOKENS)
     ]
+
+
+def slot_of(body: ChatRequest | TokenizeRequest) -> Slot:
+    """What the prompt of a conversation ends with.
+
+    Raises a refusal where the last message is none that can be gone on with.
+    """
+    opens, continues = body.add_generation_prompt, body.continue_final_message
+    return slot_after(body.messages, opens=opens, continues=continues)
 
 
 _EMPTY = (None, False, "", [], {}, {"type": "text"}, "none")

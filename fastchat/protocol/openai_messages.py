@@ -1,10 +1,11 @@
 """Messages of a chat as they come: roles, content parts, calls of tools and their results."""
 
+from collections.abc import Sequence
 from typing import Annotated, Any
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-from fastchat.message import Message, Role
+from fastchat.message import Message, Role, Slot
 from fastchat.protocol.openai_tools import MAX_CALLS, WireCall
 from fastchat.protocol.validation import refuse
 
@@ -72,6 +73,25 @@ class ChatMessage(BaseModel):
             tool_call_id=self.tool_call_id,
             reasoning=self.reasoning,
         )
+
+
+def slot_after(messages: Sequence[ChatMessage], *, opens: bool | None, continues: bool) -> Slot:
+    """What the prompt of a conversation ends with, as vLLM's two fields say.
+
+    opens, continues: `add_generation_prompt` and `continue_final_message`.
+    Raises a refusal where the last message is none that can be gone on with.
+    """
+    if not continues:
+        return "none" if opens is False else "open"
+    param = "continue_final_message"
+    if opens:
+        raise refuse("cannot be true beside `add_generation_prompt`", param=param)
+    last = messages[-1] if messages else None
+    if last is None or last.role != "assistant":
+        raise refuse("needs an assistant's message at the end of `messages`", param=param)
+    if last.tool_calls or not last.content:
+        raise refuse("needs a last message that is a text, and calls no tools", param=param)
+    return "continued"
 
 
 def _content(value: Any) -> tuple[str, list[str], list[str | int]]:

@@ -21,11 +21,12 @@ class CallScanner:
 
     def __init__(self) -> None:
         self.name: str | None = None
+        self.id: str | None = None
+        """Always None: ids of such calls are not looked at."""
         self.is_done = False
         """The object has ended."""
         self.is_broken = False
-        """It is no JSON; what was read so far stands in `raw`."""
-        self.raw = ""
+        """It is no JSON."""
         self._fresh: list[str] = []
         """The arguments' text that was not taken yet."""
         self._depth = 0
@@ -41,9 +42,7 @@ class CallScanner:
         for i, letter in enumerate(text):
             self._step(letter)
             if self.is_done or self.is_broken:
-                self.raw += text[: i + 1]
                 return i + 1
-        self.raw += text
         return len(text)
 
     def take(self) -> str:
@@ -51,6 +50,10 @@ class CallScanner:
         text = "".join(self._fresh)
         self._fresh.clear()
         return text
+
+    def rest(self) -> str:
+        """Nothing: arguments go out as they come."""
+        return ""
 
     def _step(self, letter: str) -> None:
         if self._in_string:

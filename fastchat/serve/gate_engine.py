@@ -20,6 +20,7 @@ from fastchat.engine.base import (
 )
 from fastchat.errors import ModelError, UsageError
 from fastchat.message import ChatOptions, Message
+from fastchat.model.prompt_end import prompt_of
 from fastchat.model.tool_text import plain_messages
 
 if TYPE_CHECKING:
@@ -85,8 +86,7 @@ class GateEngine:
         if options.tools or any(m.role == "tool" or m.tool_calls for m in messages):
             system = template.system_message
             messages = plain_messages(messages, options.tools, self.info.tool_format, system=system)
-        segments = template.render(messages, open_slot=True)
-        return "".join(segment.text for segment in segments)
+        return prompt_of(template, messages, slot=options.slot)
 
     def tokenize(self, text: str, *, add_special_tokens: bool = True) -> list[int]:
         return self._gate.token_ids(text)

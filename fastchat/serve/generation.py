@@ -20,7 +20,7 @@ from fastchat.errors import ContextOverflowError, ModelError, UnavailableError, 
 from fastchat.families.formats import ReasoningFormat
 from fastchat.message import ChatOptions, ToolCall
 from fastchat.protocol.chat_pieces import CallPiece, ReasoningPiece, TextPiece
-from fastchat.protocol.openai_api import ChatRequest, CompletionRequest, Generation
+from fastchat.protocol.openai_api import ChatRequest, CompletionRequest, Generation, slot_of
 from fastchat.protocol.openai_replies import usage_fields
 from fastchat.serve.reasoning import ThoughtCount
 from fastchat.serve.reply_parts import Part, ReplyParser
@@ -44,9 +44,8 @@ def chat_request(
     options = ChatOptions(
         tools=tuple(tool.wire() for tool in body.tools) if calls_tools else (),
         template_kwargs=template_kwargs(body, info)[0],
+        slot=slot_of(body),
     )
-    reasoning = info.reasoning
-    own = () if reasoning is None else (reasoning.open, reasoning.close)
     if any(m.images for m in messages) and "vision" not in info.abilities:
         raise UsageError("This model does not take pictures; send text only.", param="messages")
     size = sum(len(m.text) for m in messages) + len(body.raw_prompt or "")
@@ -64,8 +63,17 @@ def chat_request(
         ignore_eos=body.ignore_eos,
         logprobs=body.alternatives,
         grammar=chat_grammar(body, info),
-        marks=tuple(mark for mark in info.special_ids if calls_tools or mark in own),
+        marks=_marks(body, info, calls_tools=calls_tools),
     )
+
+
+def _marks(body: ChatRequest, info: EngineInfo, *, calls_tools: bool) -> tuple[str, ...]:
+    """The special tokens by which an answer is taken apart."""
+    if calls_tools or (info.tool_format.shape == "channels" and body.raw_prompt is None):
+        return tuple(info.special_ids)
+    reasoning = info.reasoning
+    own = () if reasoning is None else (reasoning.open, reasoning.close)
+    return tuple(mark for mark in info.special_ids if any(mark in text for text in own))
 
 
 def template_kwargs(body: ChatRequest, info: EngineInfo) -> tuple[dict[str, Any], list[str]]:

@@ -2,15 +2,16 @@
 
 import random
 import string
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Mapping
+from typing import Any
 
 from fastchat.families.formats import ToolFormat
 from fastchat.protocol.chat_pieces import CallPiece, TextPiece
+from fastchat.serve.call_reader import CallReader, new_reader, opening
 from fastchat.serve.call_scanner import CallScanner
 from fastchat.serve.reasoning import held_from
 
 _BETWEEN_CALLS = " \n\r\t,;[]"
-_LONGEST_NAME = 128
 _ALPHABET = string.ascii_letters + string.digits
 
 Piece = TextPiece | CallPiece
@@ -27,31 +28,35 @@ class CallParser:
     def __init__(
         self,
         form: ToolFormat,
-        names: Collection[str],
+        tools: Mapping[str, Any],
         *,
         is_single: bool = False,
+        may_be_bare: bool = True,
         new_id: Callable[[], str] | None = None,
     ) -> None:
         """
         Args:
             form: how the model writes calls.
-            names: of the tools; a call without a mark must name one of them.
+            tools: their parameters' schemas by name; a call without a mark must name one.
             is_single: calls after the first are left out.
+            may_be_bare: a call without a mark is one, in formats that have such calls.
             new_id: makes the ids of the calls.
         """
         self._form = form
-        self._names = names
+        self._tools = tools
         self._is_single = is_single
         self._new_id = new_id or (short_call_id if form.has_short_ids else call_id)
         self._buffer = ""
         """Text that was not decided on."""
         self._seen = ""
         """Text since the mark, for the case that no call follows."""
-        self._state = self._start if form.may_be_bare else self._text
+        self._opening = opening(form)
+        self._between = _marks_between(form)
+        self._state = self._start if form.may_be_bare and may_be_bare else self._text
         self._is_bare = False
         self._seen_call = False
         """Whether a call has come since the mark."""
-        self._scanner: CallScanner | None = None
+        self._reader: CallReader | None = None
         self._is_announced = False
         """Whether the name of the call that is being read is out."""
         self._arguments_begun = False
@@ -70,13 +75,15 @@ class CallParser:
         """What was withheld, once no more will come."""
         self.feed("")
         rest = self._seen + self._buffer
-        scanner = self._scanner
-        if scanner is not None:
+        if self._reader is not None:
+            if self._is_announced:
+                self._argue(self._reader.rest())
             rest = "" if self._is_announced else self._seen
-            self._scanner = None
+            self._reader = None
         elif self._state == self._seek and self._seen_call:
             rest = rest.strip(_BETWEEN_CALLS)
-            rest = "" if self._form.end.startswith(rest) else rest
+            marks = (self._form.end, self._form.call_begin, *self._between)
+            rest = "" if any(mark.startswith(rest) for mark in marks) else rest
         if not self.n_calls or rest.strip():
             self._say(rest)
         self._buffer = self._seen = ""
@@ -121,105 +128,91 @@ class CallParser:
     def _seek(self) -> bool:
         """Before, between or after the calls of one pair of marks."""
         letter, end = self._buffer[0], self._form.end
-        if letter == "{":
-            self._scanner, self._arguments_begun, self._is_announced = CallScanner(), False, False
-            self._state = self._object
-            return True
-        if end and self._seen_call and end.startswith(self._buffer[: len(end)]):
-            if len(self._buffer) < len(end):
-                return False
-            self._buffer, self._seen = self._buffer[len(end) :], ""
-            self._state = self._text
-            return True
+        if self._seen_call:
+            for mark in (end, *self._between):
+                if mark and mark.startswith(self._buffer[: len(mark)]):
+                    return self._pass_over(mark)
         if letter in _BETWEEN_CALLS:
             self._seen += letter
             self._buffer = self._buffer[1:]
             return True
-        if self._form.shape == "named" and not self._seen_call:
-            self._state = self._named
-            return True
-        return self._give_up()
-
-    def _named(self) -> bool:
-        """The name of a call whose arguments follow it."""
-        between = self._form.between
-        place = self._buffer.find(between)
-        brace = self._buffer.find("{")
-        if place < 0 or 0 <= brace < place:
-            place = brace
-        if place < 0:
-            return False if len(self._buffer) <= _LONGEST_NAME else self._give_up()
-        if brace < 0:
-            return False
-        name = self._buffer[:place].strip()
-        if not name or self._buffer[place:brace].strip() not in ("", between):
+        begin = self._opening
+        if not begin.startswith(self._buffer[: len(begin)]):
             return self._give_up()
-        self._announce(name)
-        self._scanner, self._arguments_begun = CallScanner(), True
-        self._buffer = self._buffer[brace:]
-        self._state = self._arguments
+        if len(self._buffer) < len(begin):
+            return False
+        self._reader = new_reader(self._form, self._tools, letter)
+        self._arguments_begun = self._is_announced = False
+        self._state = self._call
         return True
 
-    def _object(self) -> bool:
-        """Within `{"name": ..., "arguments": {...}}`."""
-        scanner = self._scanner
-        assert scanner is not None
-        n = scanner.feed(self._buffer)
+    def _pass_over(self, mark: str) -> bool:
+        """A mark after a call; that of the end gives the text back its turn."""
+        if len(self._buffer) < len(mark):
+            return False
+        self._buffer, self._seen = self._buffer[len(mark) :], ""
+        if mark == self._form.end:
+            self._state = self._text
+        return True
+
+    def _call(self) -> bool:
+        """Within a call."""
+        reader = self._reader
+        assert reader is not None
+        n = reader.feed(self._buffer)
         taken, self._buffer = self._buffer[:n], self._buffer[n:]
         if not self._is_announced:
             self._seen += taken
-        if not self._is_announced and scanner.name is not None:
-            if self._is_bare and scanner.name not in self._names:
+        if not self._is_announced and reader.name is not None:
+            if self._is_bare and reader.name not in self._tools:
                 return self._give_up()
-            self._announce(scanner.name)
-        if self._is_announced and (fresh := scanner.take()):
+            self._announce(reader.name, reader.id)
+        if self._is_announced and (fresh := reader.take()):
             self._arguments_begun = True
             self._argue(fresh)
-        if scanner.is_broken or (scanner.is_done and not self._is_announced):
+        if reader.is_broken or (reader.is_done and not self._is_announced):
             return self._give_up()
-        if scanner.is_done:
+        if reader.is_done:
             if not self._arguments_begun:
                 self._argue("{}")
             self._end_call()
         return True
 
-    def _arguments(self) -> bool:
-        """Within the arguments of a named call."""
-        scanner = self._scanner
-        assert scanner is not None
-        n = scanner.feed(self._buffer)
-        self._argue(self._buffer[:n])
-        self._buffer = self._buffer[n:]
-        if scanner.is_done or scanner.is_broken:
-            self._end_call()
-            self._state = self._text
-        return True
-
-    def _announce(self, name: str) -> None:
+    def _announce(self, name: str, id: str | None) -> None:
         self._is_announced = True
         self._seen = ""
         self.n_calls += 1
         if not (self._is_single and self.n_calls > 1):
-            self._out.append(CallPiece(self.n_calls - 1, self._new_id(), name))
+            self._out.append(CallPiece(self.n_calls - 1, id or self._new_id(), name))
 
     def _argue(self, text: str) -> None:
-        if not (self._is_single and self.n_calls > 1):
+        if text and not (self._is_single and self.n_calls > 1):
             self._out.append(CallPiece(self.n_calls - 1, arguments=text))
 
     def _end_call(self) -> None:
-        self._scanner, self._seen, self._seen_call = None, "", True
-        self._state = self._seek
+        may_go_on = isinstance(self._reader, CallScanner) or self._form.end
+        self._reader, self._seen, self._seen_call = None, "", True
+        self._state = self._seek if may_go_on else self._text
 
     def _give_up(self) -> bool:
         """It was no call: all since the mark is text, if no call was announced since."""
         self._say(self._seen)
-        self._seen, self._scanner = "", None
+        self._seen, self._reader = "", None
         self._state = self._text
         return True
 
     def _say(self, text: str) -> None:
         if text:
             self._out.append(TextPiece(text))
+
+
+def _marks_between(form: ToolFormat) -> tuple[str, ...]:
+    """What may stand after the arguments of a named call: all of its end, or a part."""
+    if form.shape != "named" or not form.call_end:
+        return ()
+    whole = form.call_end.strip()
+    fence, bracket, mark = whole.rpartition("<")
+    return (whole, bracket + mark, fence) if fence else (whole,)
 
 
 def call_id() -> str:

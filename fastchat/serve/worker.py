@@ -32,6 +32,7 @@ from fastchat.protocol.openai_api import (
     TokenizeRequest,
     ignored_fields,
     parse,
+    slot_of,
 )
 from fastchat.protocol.openai_replies import model_card
 from fastchat.serve.admission import Admission
@@ -228,6 +229,7 @@ class Worker:
             options = ChatOptions(
                 tools=tuple(tool.wire() for tool in body.tools),
                 template_kwargs=body.chat_template_kwargs,
+                slot=slot_of(body),
             )
             text = engine.render([m.message() for m in body.messages], options)
             # A chat template writes the special tokens itself, a template of ours does not.

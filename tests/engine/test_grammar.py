@@ -268,3 +268,46 @@ async def test_all_of_100_random_answers_are_valid(model_folder: Callable[[str],
                 model.model_validate_json(text)
     finally:
         await engine.stop(0.0)
+
+
+BARE = r"""
+start: CALL NUMBER "}" | TEXT | "@" NUMBER
+CALL: /[ \n]*\{\s*"f"\s*:/
+NUMBER: /[0-9]{3}/
+TEXT: /(?s:.*)/ & ~/@(?s:.*)/ & ~/[ \n]*\{\s*"f"\s*:(?s:.*)/
+"""
+
+
+async def test_a_text_is_held_only_while_it_may_open_the_grammar(engine: Any) -> None:
+    """Each letter is a token, and none has been sampled: the way alone is looked at."""
+    grammar = Grammar(kind="lark", source=BARE, param="tools", opens=('{"f":',), after=("@",))
+    compiled = await engine._grammars.compiled(grammar)
+
+    def letters(text: str) -> list[int]:
+        return engine.tokenize(text, add_special_tokens=False)
+
+    def allowed(way: Any, ids: list[int]) -> list[bool]:
+        bits = np.zeros((engine.info.vocab_size + 31) // 32, dtype=np.uint32)
+        way.fill(bits)
+        return [bool(bits[i >> 5] >> np.uint32(i & 31) & 1) for i in ids]
+
+    def after(text: str) -> tuple[Any, list[int]]:
+        way = compiled.begin()
+        for token_id in letters(text):
+            assert not way.accept(token_id)
+        return way, letters("x7")
+
+    for text in ("Hello", '{"g"', " {5", "{{"):
+        way, _ = after(text)
+        assert not way.is_active and not way.is_broken
+    for text in ("", " \n{", '{ "f"', '{"f" :', ' {"f":12'):
+        way, ids = after(text)
+        assert way.is_active
+        assert allowed(way, ids) == [":" not in text, True], text
+    way, (_, seven) = after('{"f":12')
+    assert not way.accept(seven)
+    assert way.accept(letters("}")[0])
+    # In a text that is free, the mark begins the grammar anew.
+    way, ids = after("so @")
+    assert way.is_active
+    assert allowed(way, ids) == [False, True]

@@ -250,7 +250,6 @@ async def test_the_asynchronous_client_asks_side_by_side(platform: Platform) -> 
         ({"response_format": {"type": "xml"}}, "response_format"),
         ({"extra_body": {"chat_template": "{{ x }}"}}, "chat_template"),
         ({"extra_body": {"continue_final_message": True}}, "continue_final_message"),
-        ({"extra_body": {"add_generation_prompt": False}}, "add_generation_prompt"),
         ({"extra_body": {"min_tokens": 5}}, "min_tokens"),
         ({"extra_body": {"prompt_logprobs": 1}}, "prompt_logprobs"),
     ],

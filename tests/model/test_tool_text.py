@@ -75,3 +75,40 @@ def test_a_template_of_ours_follows_its_family() -> None:
     assert prompting.reasoning is not None and prompting.reasoning.open == "<think>"
     text = prompting.render(TURNS, ChatOptions(tools=(TOOL,)))
     assert f"<|im_start|>assistant\n{written((CALL,), prompting.tools)}<|im_end|>" in text
+
+
+def turns_of(name: str) -> str:
+    """A chat template that writes calls in one of the shapes that models' own have."""
+    call = "{{ c.function.name }} {{ %s }}"
+    shapes = {
+        "object": call % "c.function.arguments | tojson",
+        "text": call % "'' + c.function.arguments",
+        "printed": call % "c.function.arguments",
+    }
+    inner = f"{{% for c in m.tool_calls %}}{shapes[name]}{{% endfor %}}"
+    return (
+        "{% for m in messages %}{{ m.role }}: "
+        f"{{% if m.content is not defined %}}{inner}{{% else %}}{{{{ m.content }}}}{{% endif %}}"
+        "\n{% endfor %}"
+    )
+
+
+@pytest.mark.parametrize("shape", ["object", "text", "printed"])
+def test_calls_reach_a_template_in_the_shape_that_it_reads(shape: str) -> None:
+    """As DeepSeek's: calls are written where there is no content, tools are not read."""
+    source = turns_of(shape) + "{# <｜tool▁calls▁begin｜><｜tool▁sep｜> #}"
+    prompting = from_jinja(make_tokenizer(), source, name="x")
+    assert prompting.tools.name == "deepseek-v31"
+    text = prompting.render(TURNS, ChatOptions(tools=(TOOL,)))
+    assert 'assistant: clock {"zone": "UTC"}' in text
+    assert "tool: 12:00" in text
+    assert text.startswith("system: You can call functions.")
+    assert written((CALL,), prompting.tools).split(CALL.arguments)[0][:20] in text
+
+
+def test_marks_in_brackets_are_tokens_whatever_the_tokenizer_says() -> None:
+    tokenizer: Any = make_tokenizer()
+    tokenizer.add_tokens(["<tool_call>", "<|x|>"])
+    tokenizer.add_tokens(["</tool_call>"], special_tokens=True)
+    prompting = from_jinja(tokenizer, "{{ tools }}<tool_call></tool_call>", name="x")
+    assert prompting.special_ids == {"<tool_call>": 259, "</tool_call>": 261}

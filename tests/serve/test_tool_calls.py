@@ -12,7 +12,11 @@ from fastchat.protocol.chat_pieces import CallPiece, TextPiece
 from fastchat.serve.reasoning import ReasoningSplitter, ThoughtCount
 from fastchat.serve.tool_calls import CallParser, call_id, short_call_id
 
-FORMATS = tool_formats()
+FORMATS = {name: form for name, form in tool_formats().items() if form.shape != "channels"}
+TOOLS = {
+    "f": {"properties": {"x": {"type": "string"}, "y": {"type": "array"}, "n": {"type": "number"}}},
+    "g": {"properties": {}},
+}
 NASTY = '{"x": "a } \\" {[ </tool_call> é", "y": [1, {"z": null}]}'
 TWO = (
     ToolCall(id="1", name="f", arguments=NASTY),
@@ -21,10 +25,10 @@ TWO = (
 
 
 def cuts_of(text: str) -> list[list[int]]:
-    """Ways to cut a text: whole, letter by letter, and 100 random ones."""
+    """Ways to cut a text: whole, letter by letter, in two at each place, and 100 random ones."""
     draw = random.Random(text)
     some = [sorted(draw.sample(range(len(text)), min(len(text), k % 9))) for k in range(100)]
-    return [[], list(range(len(text))), *some]
+    return [[], list(range(len(text))), *([i] for i in range(len(text))), *some]
 
 
 def parsed(name: str, text: str, *, is_single: bool = False) -> tuple[str, list[tuple[str, str]]]:
@@ -36,7 +40,7 @@ def parsed(name: str, text: str, *, is_single: bool = False) -> tuple[str, list[
 
 
 def _parsed(name: str, text: str, cuts: list[int], *, is_single: bool) -> object:
-    parser = CallParser(FORMATS[name], ("f", "g"), is_single=is_single)
+    parser = CallParser(FORMATS[name], TOOLS, is_single=is_single)
     pieces = []
     for start, end in zip([0, *cuts], [*cuts, len(text)], strict=True):
         pieces += parser.feed(text[start:end])
@@ -101,6 +105,59 @@ def test_text_before_a_call_streams_through_without_the_blanks_between(name: str
             "",
             [("f", '{"a":1}'), ("g", '{"b":2}')],
         ),
+        ("qwen3-coder", "<tool_call>\n<function=h>", "<tool_call>\n<function=h>", []),
+        ("qwen3-coder", "<tool_call>hello", "<tool_call>hello", []),
+        (
+            "qwen3-coder",
+            "<tool_call><function=f><parameter=n>2.0</parameter>\n<parameter=x>\n\n</parameter>"
+            "<parameter=z>True</parameter></function></tool_call>\ndone",
+            "\ndone",
+            [("f", '{"n": 2.0, "x": "", "z": true}')],
+        ),
+        (
+            "qwen3-coder",
+            "<tool_call>\n<function=f>\n<parameter=x>\na\n\n\n</parameter>\n</tool_call>",
+            "",
+            [("f", '{"x": "a\\n\\n"}')],
+        ),
+        (
+            "qwen3-coder",
+            '<tool_call>\n<function=f>\n<parameter=x>\ncut "he</par',
+            "",
+            [("f", '{"x": "cut \\"he</par')],
+        ),
+        ("glm", "<tool_call>g</tool_call>\n<tool_call>g\n</tool_call>", "", [("g", "{}")] * 2),
+        (
+            "glm",
+            "ok<tool_call>f<arg_key>x</arg_key><arg_value>\n5\n</arg_value><arg_key>n</arg_key>"
+            "\n<arg_value> five</arg_value></tool_call>",
+            "ok",
+            [("f", '{"x": "\\n5\\n", "n": " five"}')],
+        ),
+        ("glm", "<tool_call>hello</tool_call>", "<tool_call>hello</tool_call>", []),
+        (
+            "deepseek-v3",
+            "So:\n\n<｜tool▁calls▁begin｜><｜tool▁call▁begin｜>function<｜tool▁sep｜>f\n```json\n"
+            '{"x": "`"}\n```\n<｜tool▁call▁end｜><｜tool▁calls▁end｜>',
+            "So:",
+            [("f", '{"x": "`"}')],
+        ),
+        (
+            "deepseek-v31",
+            "<｜tool▁calls▁begin｜><｜tool▁call▁begin｜>f<｜tool▁sep｜>{}<｜tool▁call▁end｜>"
+            "<｜tool▁call▁begin｜>g<｜tool▁sep｜>{}<｜tool▁call",
+            "",
+            [("f", "{}"), ("g", "{}")],
+        ),
+        (
+            "kimi-k2",
+            "<|tool_calls_section_begin|><|tool_call_begin|>f<|tool_call_argument_begin|>"
+            '{"a":1}<|tool_call_end|><|tool_calls_section_end|>',
+            "",
+            [("f", '{"a":1}')],
+        ),
+        ("mistral-named", '[TOOL_CALLS][{"name": "f", "arguments": {}}]', "", [("f", "{}")]),
+        ("mistral-named", "[TOOL_CALLS]no call {x}", "[TOOL_CALLS]no call {x}", []),
         ("llama3", '<|python_tag|>run("x")', '<|python_tag|>run("x")', []),
     ],
 )
@@ -111,7 +168,7 @@ def test_nothing_is_lost_and_no_mark_of_a_call_leaks(
 
 
 def test_arguments_go_out_as_they_come() -> None:
-    parser = CallParser(FORMATS["hermes"], ("f",), new_id=lambda: "id")
+    parser = CallParser(FORMATS["hermes"], {"f": {}}, new_id=lambda: "id")
     assert parser.feed('ok <tool_call>\n{"name": "f"') == [
         TextPiece("ok"),
         CallPiece(0, "id", "f"),
@@ -121,10 +178,34 @@ def test_arguments_go_out_as_they_come() -> None:
     assert parser.feed("]}}\n</tool_call>") == [CallPiece(0, arguments="]}")]
 
 
+def test_texts_between_tags_go_out_as_they_come_and_other_values_when_they_are_whole() -> None:
+    parser = CallParser(FORMATS["qwen3-coder"], TOOLS, new_id=lambda: "id")
+    assert parser.feed("<tool_call>\n<function=f") == []
+    assert parser.feed(">\n<parameter=x>") == [
+        CallPiece(0, "id", "f"),
+        CallPiece(0, arguments='{"x": '),
+    ]
+    assert parser.feed('\na "b"\n') == [CallPiece(0, arguments='"a \\"b\\"')]
+    assert parser.feed("c\n</para") == [CallPiece(0, arguments="\\nc")]
+    assert parser.feed("meter><parameter=y>\n[1,") == [CallPiece(0, arguments='", "y": ')]
+    assert parser.feed(" 2]\n</parameter>") == [CallPiece(0, arguments="[1, 2]")]
+    assert parser.feed("</function>") == [CallPiece(0, arguments="}")]
+    assert parser.feed("</tool_call>") == []
+
+
+def test_a_format_that_writes_ids_keeps_them() -> None:
+    form = FORMATS["kimi-k2"]
+    calls = (ToolCall(id="functions.f:7", name="f", arguments="{}"), TWO[1])
+    parser = CallParser(form, TOOLS)
+    pieces = parser.feed(written(calls, form)) + parser.flush()
+    ids = [p.id for p in pieces if isinstance(p, CallPiece) and p.id]
+    assert ids == ["functions.f:7", "functions.g:1"]
+
+
 def test_ids_are_as_their_formats_demand() -> None:
     assert call_id().startswith("call_")
     assert len(short_call_id()) == 9 and short_call_id().isalnum()
-    parser = CallParser(FORMATS["mistral"], ("f",))
+    parser = CallParser(FORMATS["mistral"], TOOLS)
     (call,) = [p for p in parser.feed(written(TWO[:1], FORMATS["mistral"])) if p.name]  # type: ignore[union-attr]
     assert isinstance(call, CallPiece) and call.id and len(call.id) == 9
 

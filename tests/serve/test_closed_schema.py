@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from fastchat.serve.tool_grammar import closed
+from fastchat.serve.closed_schema import closed
 
 OPEN = {"type": "object", "properties": {"a": {"type": "integer"}}}
 SHUT = {**OPEN, "additionalProperties": False}
