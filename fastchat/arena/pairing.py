@@ -8,17 +8,21 @@ import bisect
 import itertools
 import random
 import tomllib
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, Protocol, TypeVar
 
 import orjson
 
 from fastchat.errors import DataError, UsageError
 
 T = TypeVar("T")
+Pairs = Mapping[tuple[str, str], float]
+"""A weight for each pair, in either order."""
+Telling = Callable[[Sequence[str]], Pairs]
+"""How likely each pair of models should be drawn by what its vote would tell."""
 
 BOOST = 5.0
 """Published: how much likelier a boosted model is to be drawn first."""
@@ -48,6 +52,9 @@ class Rules:
     """Models of which no two meet each other."""
     pairs: Mapping[tuple[str, str], float] = field(default_factory=dict)
     """Weights of whole pairs, in either order. Where there are any, they alone decide."""
+    active: float = 0.0
+    """Part of the battles, 0 to 1, whose pair is drawn by what its vote would tell of the ratings,
+    so that new models are placed soonest; the weights of both count there, targets do not."""
 
     def weight(self, model: str) -> float:
         """How often a model is drawn, relative to others."""
@@ -66,20 +73,54 @@ class Rules:
         return patterns is None or any(fnmatchcase(rival, pattern) for pattern in patterns)
 
 
+class Informant(Protocol):
+    """Knows which pairs would tell most."""
+
+    def chances(self, models: Sequence[str], *, vision: bool) -> Pairs:
+        """How likely each pair should be drawn, in either order."""
+        ...
+
+
 def draw_pair(
-    models: Sequence[str], rules: Rules, *, rng: random.Random, resting: Iterable[str] = ()
+    models: Sequence[str],
+    rules: Rules,
+    *,
+    rng: random.Random,
+    resting: Iterable[str] = (),
+    telling: Telling | None = None,
 ) -> tuple[str, str] | None:
     """Two of `models` in the order of their sides; None when the rules leave no pair.
 
     A single model meets itself. Models that rest are left out as long as a pair remains
     without them.
+
+    telling: how likely pairs should be drawn by what they would tell, for `Rules.active`.
     """
     awake = [m for m in models if m not in set(resting)]
     for among in (awake, list(models)):
-        if pair := _drawn(among, rules, rng):
+        pair = _drawn_by_telling(among, rules, rng, telling) if telling else None
+        if pair := pair or _drawn(among, rules, rng):
             return pair if rng.random() < 0.5 else (pair[1], pair[0])
     usable = [m for m in models if rules.weight(m) > 0]
     return (usable[0], usable[0]) if len(usable) == 1 else None
+
+
+def _drawn_by_telling(
+    models: Sequence[str],
+    rules: Rules,
+    rng: random.Random,
+    telling: Telling,
+) -> tuple[str, str] | None:
+    """A pair by what it would tell, in the part of the battles that the rules leave to it."""
+    if rules.pairs or not rules.active or rng.random() >= rules.active:
+        return None
+    usable = [m for m in models if rules.weight(m) > 0]
+    weighted = {
+        (a, b): chance * rules.weight(a) * rules.weight(b)
+        for (a, b), chance in telling(usable).items()
+        if rules.allows(a, b)
+    }
+    return _choice(list(weighted), list(weighted.values()), rng) if weighted else None
 
 
 def _drawn(models: Sequence[str], rules: Rules, rng: random.Random) -> tuple[str, str] | None:
@@ -156,12 +197,16 @@ class PairingFile:
     A file that became unreadable leaves the last good rules in force; `problem` says why.
     """
 
-    def __init__(self, path: Path | None) -> None:
+    def __init__(self, path: Path | None, *, informant: Informant | None = None) -> None:
         """
+        Args:
+            informant: says which pairs would tell most, for rules with `active`.
+
         Raises:
             UsageError: the file cannot be read, or holds what is no rule.
         """
         self.path = path
+        self._informant = informant
         self.problem = ""
         self._seen: tuple[int, int] | None = None
         self._text = self._vision = Rules()
@@ -183,6 +228,23 @@ class PairingFile:
             except (OSError, DataError) as error:
                 self.problem = str(error)
         return self._vision if vision else self._text
+
+    def draw(
+        self,
+        models: Sequence[str],
+        *,
+        rng: random.Random,
+        resting: Iterable[str] = (),
+        vision: bool = False,
+    ) -> tuple[str, str] | None:
+        """A pair of `models` by the rules as the file says now, as of `draw_pair`."""
+        informant = self._informant
+
+        def telling(among: Sequence[str]) -> Pairs:
+            return informant.chances(among, vision=vision) if informant is not None else {}
+
+        rules = self.rules(vision=vision)
+        return draw_pair(models, rules, rng=rng, resting=resting, telling=telling)
 
     def _read(self, path: Path) -> None:
         table = _table(path)
@@ -230,6 +292,7 @@ def rules_from(table: Mapping[str, Any]) -> Rules:
         strict_targets=_name_lists(table, "strict_targets"),
         never_paired=frozenset(_names("never_paired", table.get("never_paired", []))),
         pairs=_pairs(table.get("pairs", [])),
+        active=_part("active", table.get("active", 0.0)),
     )
 
 
@@ -253,6 +316,12 @@ def _names(name: str, value: Any) -> tuple[str, ...]:
 def _weight(name: str, value: Any) -> float:
     if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value < 1e12:
         raise DataError(f"{name} is {value!r}; a weight is a number from 0 on.")
+    return float(value)
+
+
+def _part(name: str, value: Any) -> float:
+    if _weight(name, value) > 1:
+        raise DataError(f"{name} is {value!r}; a part of the battles is a number from 0 to 1.")
     return float(value)
 
 

@@ -2,6 +2,7 @@ import json
 import os
 import random
 from collections import Counter
+from collections.abc import Sequence
 from itertools import combinations
 from pathlib import Path
 
@@ -179,3 +180,67 @@ def test_a_broken_file_is_refused_at_the_start(tmp_path: Path) -> None:
     path.write_text("= 5", "utf-8")
     with pytest.raises(UsageError, match="not readable"):
         PairingFile(path)
+
+
+def most_of_d(models: Sequence[str]) -> dict[tuple[str, str], float]:
+    """Whoever meets d tells most."""
+    return {pair: 1.0 if "d" in pair else 0.01 for pair in combinations(models, 2)}
+
+
+def drawn_by_telling(rules: Rules, resting: Sequence[str] = ()) -> Counter[tuple[str, str]]:
+    rng = random.Random(7)
+    pairs = [
+        draw_pair(MODELS, rules, rng=rng, telling=most_of_d, resting=resting) for _ in range(N)
+    ]
+    return Counter(pair for pair in pairs if pair is not None)
+
+
+def test_pairs_are_drawn_by_what_they_tell_in_their_part_of_the_battles() -> None:
+    even, half, all_of_them = (
+        share(drawn_by_telling(Rules(active=part)), "d") for part in (0.0, 0.5, 1.0)
+    )
+    assert within(even, 1 / 2)
+    assert within(all_of_them, 3 / 3.03)
+    assert within(half, (1 / 2 + 3 / 3.03) / 2)
+
+
+def test_rules_hold_where_pairs_are_drawn_by_what_they_tell() -> None:
+    rested = drawn_by_telling(Rules(active=1.0), resting=["d"])
+    assert not share(rested, "d")
+    out = drawn_by_telling(Rules(active=1.0, outages=frozenset({"d"}), weights={"a": 0.0}))
+    assert set(map(frozenset, out)) == {frozenset("bc")}
+    apart = drawn_by_telling(Rules(active=1.0, never_paired=frozenset({"a", "b", "d"})))
+    assert not share(apart, "a", "d") and share(apart, "c") == 1.0
+    rare = drawn_by_telling(Rules(active=1.0, weights={"a": 0.1}))
+    assert within(share(rare, "a", "d"), 0.1 / (2.1 + 0.01 * 1.2))
+    listed = drawn_by_telling(Rules(active=1.0, pairs={("a", "b"): 1.0}))
+    assert share(listed, "a", "b") == 1.0
+    firsts = sum(n for pair, n in drawn_by_telling(Rules(active=1.0)).items() if pair[0] == "d")
+    assert within(firsts / N, 3 / 3.03 / 2)
+
+
+def test_a_file_asks_the_informant_for_its_own_kind(tmp_path: Path) -> None:
+    asked: list[bool] = []
+
+    class Told:
+        def chances(self, models: Sequence[str], *, vision: bool) -> dict[tuple[str, str], float]:
+            asked.append(vision)
+            return {("a", "d"): 1.0}
+
+    path = tmp_path / "rules.toml"
+    path.write_text("active = 1.0\n[vision]\nactive = 1\n")
+    file = PairingFile(path, informant=Told())
+    rng = random.Random(1)
+    for vision in (False, True):
+        assert set(file.draw(MODELS, rng=rng, vision=vision) or ()) == {"a", "d"}
+    assert asked == [False, True]
+    alone = PairingFile(path)
+    assert {frozenset(alone.draw(MODELS, rng=rng) or ()) for _ in range(200)} == {
+        frozenset(pair) for pair in combinations(MODELS, 2)
+    }
+
+
+@pytest.mark.parametrize("value", [1.5, -0.1, "half", True])
+def test_a_part_of_the_battles_is_between_none_and_all(value: object) -> None:
+    with pytest.raises(DataError, match="active is"):
+        rules_from({"active": value})
