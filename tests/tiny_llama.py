@@ -3,9 +3,10 @@
 from pathlib import Path
 
 CONTEXT = 256
+TEMPLATE = "{% for m in messages %}{{ m['content'] }}\n{% endfor %}"
 
 
-def write_llama(folder: Path) -> Path:
+def write_llama(folder: Path, *, context: int = CONTEXT, template: str = TEMPLATE) -> Path:
     """A checkpoint of 20,000 parameters with a byte-level tokenizer and a chat template."""
     import torch
     from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors
@@ -20,7 +21,7 @@ def write_llama(folder: Path) -> Path:
         single="<s> $A", special_tokens=[("<s>", 0)]
     )
     fast = PreTrainedTokenizerFast(tokenizer_object=tokenizer, bos_token="<s>", eos_token="</s>")
-    fast.chat_template = "{% for m in messages %}{{ m['content'] }}\n{% endfor %}"
+    fast.chat_template = template
     torch.manual_seed(3)
     config = LlamaConfig(
         vocab_size=len(vocabulary),
@@ -29,7 +30,7 @@ def write_llama(folder: Path) -> Path:
         num_hidden_layers=2,
         num_attention_heads=4,
         num_key_value_heads=2,
-        max_position_embeddings=CONTEXT,
+        max_position_embeddings=context,
         initializer_range=0.3,
         bos_token_id=0,
         eos_token_id=1,

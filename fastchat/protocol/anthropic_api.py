@@ -89,6 +89,7 @@ class Tool(Part):
     name: Annotated[str, Field(min_length=1, max_length=128)]
     description: str | None = None
     input_schema: dict[str, Any] = {"type": "object"}
+    strict: bool | None = None
 
 
 class ToolChoice(Part):
@@ -193,15 +194,13 @@ def chat_body(request: MessagesRequest) -> dict[str, Any]:
         del body["top_k"]
     if request.metadata and request.metadata.user_id:
         body["user"] = request.metadata.user_id
-    if choice := request.tool_choice:
-        body |= _tool_choice(choice, {tool.name for tool in request.tools})
     if config := request.output_config:
         body |= _output(config)
     return body
 
 
 def prompt_body(request: CountTokensRequest) -> dict[str, Any]:
-    """The part of a chat's body that the prompt is made of: messages and tools.
+    """The part of a chat's body that the prompt is made of: messages, tools and their choice.
 
     Raises:
         UsageError: a part has no counterpart in a chat.
@@ -228,6 +227,8 @@ def prompt_body(request: CountTokensRequest) -> dict[str, Any]:
         body["tools"] = [_tool(tool, f"tools[{i}]") for i, tool in enumerate(request.tools)]
     if request.thinking is not None and request.thinking.type == "disabled":
         body["chat_template_kwargs"] = {"enable_thinking": False}
+    if choice := request.tool_choice:
+        body |= _tool_choice(choice, {tool.name for tool in request.tools})
     return body
 
 
@@ -338,6 +339,8 @@ def _tool(tool: Tool, place: str) -> dict[str, Any]:
     function: dict[str, Any] = {"name": tool.name, "parameters": tool.input_schema}
     if tool.description is not None:
         function["description"] = tool.description
+    if tool.strict is not None:
+        function["strict"] = tool.strict
     return {"type": "function", "function": function}
 
 

@@ -227,7 +227,7 @@ def chat_body(request: ResponsesRequest, items: Sequence[Item]) -> dict[str, Any
 
 
 def prompt_body(request: ResponsesRequest, items: Sequence[Item]) -> dict[str, Any]:
-    """The part of a chat's body that the prompt is made of: messages and tools."""
+    """The part of a chat's body that the prompt is made of: messages, tools and their choice."""
     messages = list(_messages(items, place="input"))
     if request.instructions:
         messages.insert(0, {"role": "system", "content": request.instructions})

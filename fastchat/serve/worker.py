@@ -231,6 +231,9 @@ class Worker:
                 template_kwargs=body.chat_template_kwargs,
                 slot=slot_of(body),
             )
+            unread = body.chat_template_kwargs.keys() - engine.info.template_variables
+            named = [f"chat_template_kwargs.{name}" for name in sorted(unread)]
+            headers = self.ignoring(named, headers)
             text = engine.render([m.message() for m in body.messages], options)
             # A chat template writes the special tokens itself, a template of ours does not.
             is_ours = engine.info.template in registry().template_names

@@ -31,6 +31,9 @@ KEY_ID = "fastchat.key_id"
 FORWARD_TO = "fastchat.forward_to"
 """In a scope from inside: the request goes to this route of an endpoint, past any door."""
 
+COUNTED = ("model", "messages", "tools", "chat_template_kwargs")
+"""The fields of a chat that its prompt is made of."""
+
 QUEUED_PARTS = 8
 REPLY_LIMIT_BYTES = 256 << 20
 
@@ -171,14 +174,21 @@ class Inside:
         """
         return await self.post({**caller, FORWARD_TO: path}, path, value)
 
-    async def count(self, caller: Scope, prompt: dict[str, Any]) -> int:
-        """The tokens of a prompt, by the model's own tokenizer and template.
+    async def count(self, caller: Scope, prompt: dict[str, Any]) -> tuple[int, dict[str, str]]:
+        """The tokens of a prompt, by the model's own tokenizer and template; and the headers of
+        the reply that concern the client.
+
+        Args:
+            prompt: what a prompt is made of, as a chat's body holds it.
 
         Raises:
             FastChatError: the request was refused.
             UnavailableError: the model's endpoint cannot count.
         """
-        reply = await self.post(caller, "/tokenize", prompt)
+        counted = {name: prompt[name] for name in COUNTED if name in prompt}
+        if prompt.get("tool_choice") == "none":
+            counted.pop("tools", None)  # the model is not told of them
+        reply = await self.post(caller, "/tokenize", counted)
         try:
             if reply.status != 200:
                 raise await reply.failure()
@@ -188,7 +198,7 @@ class Inside:
         count = value.get("count") if isinstance(value, dict) else None
         if not isinstance(count, int):
             raise UnavailableError("This model's endpoint cannot count tokens.")
-        return count
+        return count, reply.kept_headers()
 
     async def chat(self, caller: Scope, body: dict[str, Any]) -> "ChatReply":
         """The reply to a chat, streamed where `body` says so; the receiver closes it.

@@ -50,8 +50,9 @@ class MessagesDoors:
     async def _count(self, request: Request) -> Response:
         body, headers = await checked_body(request, CountTokensRequest, self._limit_bytes)
         asked = prompt_body(body)
-        count = await unless_gone(request, self._inside.count(request.scope, asked))
-        return json_response({"input_tokens": count}, headers=headers | _request_id())
+        count, more = await unless_gone(request, self._inside.count(request.scope, asked))
+        headers = with_chats(headers, more) | _request_id()
+        return json_response({"input_tokens": count}, headers=headers)
 
 
 PING = event_bytes({"type": "ping"})

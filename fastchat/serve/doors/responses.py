@@ -240,9 +240,9 @@ class ResponsesDoors:
     async def _count(self, request: Request) -> Response:
         body, headers = await checked_body(request, ResponsesRequest, self._limit_bytes)
         asked = prompt_body(body, await self._history(request.scope, body) + input_items(body))
-        count = await unless_gone(request, self._inside.count(request.scope, asked))
+        count, more = await unless_gone(request, self._inside.count(request.scope, asked))
         value = {"object": "response.input_tokens", "input_tokens": count}
-        return json_response(value, headers=headers)
+        return json_response(value, headers=with_chats(headers, more))
 
 
 def _unknown(response_id: str) -> NotFoundError:
