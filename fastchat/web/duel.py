@@ -12,7 +12,7 @@ from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 
-from fastchat.arena.pairing import Outages, PairingFile, draw_pair
+from fastchat.arena.pairing import Outages, PairingFile
 from fastchat.errors import StoreError, UnavailableError
 from fastchat.message import Message
 from fastchat.store.arena_records import FlagKind, Kind
@@ -287,9 +287,8 @@ class Duels:
         names = [m.name for m in listing.models if (m.sees_images if vision else m.answers_text)]
         if not names:
             return self.words.no_vision_model if vision else self.notices.no_model
-        rules = self.pairing.rules(vision=vision)
         resting = self.outages.resting(now=self._now())
-        pair = draw_pair(names, rules, rng=self._rng, resting=resting)
+        pair = self.pairing.draw(names, rng=self._rng, resting=resting, vision=vision)
         return self.words.no_pair if pair is None else _begun(duel, pair, vision=vision)
 
     async def _forbidden(self, duel: Duel, text: str, visitor: Visitor) -> str:
