@@ -62,6 +62,7 @@ COMMANDS: dict[str, set[str]] = {
     "serve/monitor/intersect_conv_file.py": {"arena"},
     "serve/monitor/vote_time_stats.py": {"arena"},
     "serve/monitor/release_file.py": {"arena"},
+    "serve/monitor/dataset_release_scripts/steps.py": {"arena"},
     "serve/gradio_web_server_multi.py": {"web"},
     "llm_judge/qa_browser.py": {"serve", "web"},
 }

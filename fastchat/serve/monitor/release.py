@@ -5,6 +5,7 @@
 Nothing leaves this machine without `--push`.
 """
 
+import re
 import tomllib
 from collections import Counter
 from collections.abc import Iterator, Sequence
@@ -45,8 +46,8 @@ def release(settings: ReleaseSettings) -> None:
     """Runs the steps, writes the data set, its statistics and the report."""
     from fastchat.serve.monitor.release_file import read_release_file
 
-    if settings.push is not None and settings.push.count("/") != 1:
-        raise UsageError(f"--push {settings.push!r} is no data set; write owner/name.")
+    if settings.push is not None:
+        check_repo(settings.push)
     config = read_release_file(settings.config, presets())
     report, written = run(config)
     dropped = ", ".join(f"{reason} {n}" for reason, n in report.dropped.most_common()) or "none"
@@ -56,7 +57,7 @@ def release(settings: ReleaseSettings) -> None:
     for path in written:
         print(f"written: {path}")
     if settings.push is not None:
-        print(f"pushed: {_push(settings.push, written, settings.token)}")
+        print(f"pushed: {push(settings.push, written, settings.token)}")
 
 
 def presets() -> dict[str, dict[str, Any]]:
@@ -138,13 +139,24 @@ def _labels(config: "ReleaseFile", scratch: "Scratch", refused: Counter[str]) ->
     return labels if config.merge else None
 
 
-def _push(repo: str, paths: Sequence[Path], token: str | None) -> str:
-    """Uploads the files; the address of the data set."""
+def check_repo(repo: str) -> None:
+    """Raises UsageError for what cannot be a data set of the hub."""
+    if not re.fullmatch(r"[\w.-]+/[\w.-]+", repo):
+        raise UsageError(f"{repo!r} is no data set of the hub; write owner/name.")
+
+
+def push(repo: str, paths: Sequence[Path], token: str | None) -> str:
+    """Uploads the files to a private data set; its address.
+
+    Raises:
+        UsageError: the name is none, or the hub did not take the files.
+    """
+    check_repo(repo)
     try:
         from huggingface_hub import HfApi
         from huggingface_hub.errors import HfHubHTTPError, OfflineModeIsEnabled
     except ImportError:
-        raise UsageError("--push needs: pip install huggingface_hub.") from None
+        raise UsageError("an upload needs: pip install huggingface_hub.") from None
     api = HfApi(token=token)
     kind: Literal["dataset"] = "dataset"
     try:
@@ -155,7 +167,7 @@ def _push(repo: str, paths: Sequence[Path], token: str | None) -> str:
             )
     except (HfHubHTTPError, OfflineModeIsEnabled, OSError) as error:
         shown = str(error).splitlines()[0][:200]
-        raise UsageError(f"--push {repo}: the hub did not take it: {shown}") from None
+        raise UsageError(f"{repo}: the hub did not take it: {shown}") from None
     return f"https://huggingface.co/datasets/{repo}"
 
 

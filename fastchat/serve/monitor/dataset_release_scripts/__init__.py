@@ -1,0 +1,1 @@
+"""The published steps of two releases, one command each; `release` runs them in one go."""

@@ -1,0 +1,30 @@
+"""Leaves out conversations that should not be given away, and counts why."""
+
+from collections.abc import Sequence
+
+from fastchat.serve.monitor.dataset_release_scripts.steps import (
+    PROGRAMS,
+    FilterSettings,
+    filter_rows,
+    preset_rules,
+)
+from fastchat.settings import run_command
+
+
+def filter_bad_conv(settings: FilterSettings) -> None:
+    """Filters by the published rules; writes NAME.s1.json."""
+    filter_rows(settings, preset_rules("lmsys_chat_1m"), ".s1")
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Runs the command."""
+    return run_command(
+        FilterSettings,
+        filter_bad_conv,
+        argv,
+        prog=f"{PROGRAMS}.lmsys_chat_1m.filter_bad_conv",
+    )
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())
