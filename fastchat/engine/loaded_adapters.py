@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from fastchat.engine.adapters import AdapterBank
-from fastchat.errors import UnknownModelError, UsageError
+from fastchat.errors import DataError, UnknownModelError, UsageError
 from fastchat.model.adapters import Adapter, find_adapter, read_adapter
 
 if TYPE_CHECKING:
@@ -76,7 +76,11 @@ class LoadedAdapters:
             UnavailableError: it has to be downloaded, and cannot be.
         """
         self._refuse_taken(name)
-        adapter = await asyncio.to_thread(lambda: read_adapter(find_adapter(path), path=path))
+        try:
+            adapter = await asyncio.to_thread(lambda: read_adapter(find_adapter(path), path=path))
+        except (UsageError, DataError) as error:
+            error.param = error.param or "lora_path"
+            raise
         place = await thread.run(self._add, name, adapter)
         found = Computer(place, next(self._keys))
         if name in self._by_name:  # by someone else, in the meantime

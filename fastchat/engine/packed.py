@@ -121,8 +121,7 @@ class PackedModel:
         )
         if self.adapters is not None:
             self.adapters.begin(plan.owners, plan.wanted)
-        has_adapted = self.adapters is not None and self.adapters.tokens is not None
-        last = None if has_adapted else self._last
+        last = self._last
         with torch.inference_mode(), nullcontext() if last is None else last.only(plan.wanted):
             logits = self._model(
                 **self._inputs(plan),

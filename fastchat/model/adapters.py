@@ -184,23 +184,43 @@ def _layer(config: dict[str, Any], name: str, module: str, pair: dict[str, Tenso
         raise DataError(
             f"the adapter {name!r} is damaged: the ranks of {module} are {rank} and {b.shape[1]}"
         )
-    if not bool(a.isfinite().all() and b.isfinite().all()):
+    said = _of_layer(config.get("rank_pattern"), module, config.get("r", rank))
+    if isinstance(said, bool) or said != rank:
+        raise DataError(
+            f"{CONFIG} of {name!r} gives {module} the rank {str(said)[:20]}, "
+            f"and its weights have the rank {rank}"
+        )
+    if not bool(a.float().isfinite().all() and b.float().isfinite().all()):
         raise DataError(f"the adapter {name!r} is damaged: {module} holds no finite numbers")
-    alpha = _of_layer(config.get("alpha_pattern"), module, config.get("lora_alpha", 8))
-    if isinstance(alpha, bool) or not isinstance(alpha, int | float) or not math.isfinite(alpha):
+    alpha = _alpha(_of_layer(config.get("alpha_pattern"), module, config.get("lora_alpha", 8)))
+    if alpha is None:
         raise DataError(f"{CONFIG} of {name!r} holds no usable lora_alpha")
     return LowRank(a=a, b=b, scale=alpha / (math.sqrt(rank) if config.get("use_rslora") else rank))
 
 
+def _alpha(value: object) -> float | None:
+    """A `lora_alpha` as a finite number; None where it is none."""
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        return None
+    try:
+        alpha = float(value)
+    except OverflowError:
+        return None
+    return alpha if math.isfinite(alpha) else None
+
+
 def _of_layer(patterns: object, module: str, default: Any) -> Any:
-    """What `alpha_pattern` says of a layer: its keys match the ends of names, as in peft."""
+    """What a pattern of the config says of a layer: its keys match the ends of names, as in peft.
+
+    patterns: `alpha_pattern` or `rank_pattern`.
+    """
     if isinstance(patterns, dict):
         for pattern, value in patterns.items():
             try:
                 if re.fullmatch(rf"(.*\.)?({str(pattern).removeprefix('^')})", module):
                     return value
             except re.error as error:
-                raise DataError(f"alpha_pattern of the adapter is no expression: {error}") from None
+                raise DataError(f"a pattern of the adapter is no expression: {error}") from None
     return default
 
 

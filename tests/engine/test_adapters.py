@@ -17,7 +17,7 @@ from fastchat.engine.choose import EngineSettings, open_engine
 from fastchat.engine.linear import pack_linears
 from fastchat.engine.packed import PackedModel
 from fastchat.engine.plan import Segment
-from fastchat.errors import DataError, UnknownModelError, UsageError
+from fastchat.errors import DataError, ModelError, UnknownModelError, UsageError
 from fastchat.model.adapters import base_of, read_adapter
 from fastchat.model.load import ModelSettings
 from tests.engine.adapters_on_disk import logits_by_peft, make_adapter
@@ -55,7 +55,7 @@ def adapters(llama: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str,
     }
 
 
-def packed_model(folder: Path, *, is_packed: bool) -> tuple[Any, PackedModel]:
+def packed_model(folder: Path, *, is_packed: bool, max_rank: int = 16) -> tuple[Any, PackedModel]:
     from transformers import AutoModelForCausalLM
 
     model: Any = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32).eval()
@@ -63,7 +63,7 @@ def packed_model(folder: Path, *, is_packed: bool) -> tuple[Any, PackedModel]:
     if is_packed:
         assert pack_linears(model)
     packed = PackedModel(model, budget=1024, longest=CONTEXT, device=torch.device("cpu"))
-    packed.adapters = AdapterBank(model, base=str(folder), max_rank=16, max_adapters=8)
+    packed.adapters = AdapterBank(model, base=str(folder), max_rank=max_rank, max_adapters=8)
     return model, packed
 
 
@@ -90,16 +90,20 @@ def pass_of(packed: PackedModel, jobs: list[tuple[list[int], int | None]]) -> li
 
 @pytest.mark.parametrize("is_packed", [False, True])
 @pytest.mark.parametrize("n_idle", [0, 4])
+@pytest.mark.parametrize("wide", [1, 100])
 def test_three_adapters_and_the_base_in_one_pass_equal_separate_ones(
     llama: Path,
     adapters: dict[str, Path],
     is_packed: bool,
     n_idle: int,
+    wide: int,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr("fastchat.engine.linear.LEAST_WEIGHTS", {torch.float32: 1})
+    monkeypatch.setattr("fastchat.engine.owned_rows.LONG", 16)  # the second text is longer
+    monkeypatch.setattr("fastchat.engine.delta.WIDE", wide)
     if n_idle:  # the other way to compute: one adapter after another
-        monkeypatch.setattr("fastchat.engine.adapters.MOST_IDLE", 0)
+        monkeypatch.setattr("fastchat.engine.owned_rows.MOST_IDLE", 0)
     _, packed = packed_model(llama, is_packed=is_packed)
     bank = packed.adapters
     assert bank is not None
@@ -155,6 +159,7 @@ def changed(folder: Path, target: Path, **fields: Any) -> Path:
         ({"use_dora": True}, "DoRA"),
         ({"bias": "all"}, "biases"),
         ({"modules_to_save": ["lm_head"]}, "modules_to_save"),
+        ({"lora_bias": True}, "lora_bias"),
     ],
 )
 def test_adapters_of_other_kinds_are_refused_by_name(
@@ -162,6 +167,56 @@ def test_adapters_of_other_kinds_are_refused_by_name(
 ) -> None:
     with pytest.raises(UsageError, match=said):
         read_adapter(changed(adapters["wide"], tmp_path / "a", **fields))
+
+
+@pytest.mark.parametrize(
+    ("fields", "said"),
+    [
+        ({"r": 0}, "the rank 0, and its weights have the rank 8"),
+        ({"r": -8}, "the rank -8"),
+        ({"r": True}, "the rank True"),
+        ({"r": "8"}, "the rank 8"),
+        ({"rank_pattern": {"q_proj": 4}}, "q_proj the rank 4"),
+        ({"lora_alpha": float("nan")}, "lora_alpha"),
+        ({"lora_alpha": 10**400}, "lora_alpha"),
+        ({"lora_alpha": "8"}, "lora_alpha"),
+        ({"lora_alpha": None}, "lora_alpha"),
+        ({"alpha_pattern": {"(": 8}}, "no expression"),
+    ],
+)
+def test_a_config_that_cannot_be_meant_is_refused(
+    adapters: dict[str, Path], tmp_path: Path, fields: dict[str, Any], said: str
+) -> None:
+    with pytest.raises(DataError, match=said):
+        read_adapter(changed(adapters["wide"], tmp_path / "a", **fields))
+
+
+async def test_an_adapter_whose_numbers_overflow_is_refused_and_others_go_on(
+    llama: Path, adapters: dict[str, Path], tmp_path: Path
+) -> None:
+    ids = random_ids(12, 4)
+    async with opened(llama) as engine:
+        for i, fields in enumerate(({"lora_alpha": 1e308}, {"lora_alpha": 1e45}, {"r": -1})):
+            folder = changed(adapters["wide"], tmp_path / f"{i}", **fields)
+            with pytest.raises(DataError) as refused:
+                await engine.load_adapter("x", str(folder))
+            assert refused.value.param == "lora_path"
+            with pytest.raises(UnknownModelError):
+                await answer(AdaptedEngine(engine, "x", path="x"), ids)
+        # Finite, and too much for what is computed with them: nobody's loss but its own.
+        await engine.load_adapter(
+            "x", str(changed(adapters["wide"], tmp_path / "x", lora_alpha=1e37))
+        )
+        request = GenerationRequest(
+            request_id="test", prompt=tuple(ids), max_tokens=8, adapter="x", ignore_eos=True
+        )
+
+        async def of_x() -> list[Any]:
+            return [chunk.error async for chunk in engine.generate(request)]
+
+        errors, got = await asyncio.gather(of_x(), answer(engine, ids))
+        assert isinstance(errors[-1], ModelError)
+        assert got[0] == greedy_by_peft(llama, None, ids)
 
 
 def test_damaged_adapters_are_refused(adapters: dict[str, Path], tmp_path: Path) -> None:
@@ -179,8 +234,12 @@ def test_damaged_adapters_are_refused(adapters: dict[str, Path], tmp_path: Path)
         "lacks one": {key.format("A"): torch.ones(4, 32)},
         "ranks of": {key.format("A"): torch.ones(4, 32), key.format("B"): torch.ones(32, 3)},
         "finite": {
-            key.format("A"): torch.full((4, 32), torch.nan),
-            key.format("B"): torch.ones(32, 4),
+            key.format("A"): torch.full((8, 32), torch.nan),
+            key.format("B"): torch.ones(32, 8),
+        },
+        "no finite": {
+            key.format("A"): torch.ones(8, 32),
+            key.format("B"): torch.full((32, 8), -torch.inf),
         },
     }
     for said, tensors in damaged.items():
@@ -298,6 +357,48 @@ async def test_a_request_that_cannot_begin_ends_with_an_error(
         assert [chunk.finish_reason for chunk in chunks] == ["error"]
         assert "0x7f00" not in str(chunks[0].error)
         assert (await answer(engine, [5, 6, 7], 3))[0]
+
+
+@pytest.mark.parametrize("kv_heads", [4, 2, 1])
+def test_the_last_rows_of_prompts_are_computed_alone(
+    llama: Path, tmp_path: Path, kv_heads: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("fastchat.engine.linear.LEAST_WEIGHTS", {torch.float32: 1})
+    base = with_kv_heads(llama, tmp_path / "base", kv_heads)
+    folders = [
+        make_adapter(base, tmp_path / f"{i}", seed=i, target_modules=ALL, r=r)
+        for i, r in enumerate((3, 20))
+    ]
+    _, packed = packed_model(base, is_packed=True, max_rank=20)
+    assert packed.adapters is not None
+    places = [packed.adapters.add(f"{i}", read_adapter(f)) for i, f in enumerate(folders)]
+    texts = [random_ids(n, n) for n in (40, 45, 9, 33)]
+    owners = [1, None, 0, 0]
+    wanted = [
+        logits_by_peft(base, None if i is None else folders[i], ids)[-1]
+        for i, ids in zip(owners, texts, strict=True)
+    ]
+    segments = []
+    for i, ids in zip(owners, texts, strict=True):
+        text = packed.cache.open(ids, 1, source=None, n_shared=0)
+        assert text is not None
+        place = None if i is None else places[i]
+        segments.append(Segment(region=text.region, start=0, token_ids=ids, adapter=place))
+    got = packed.forward(segments)
+    for mine, theirs in zip(got, wanted, strict=True):
+        assert (mine - theirs).abs().max() <= 1e-5 * theirs.abs().max()
+
+
+def with_kv_heads(folder: Path, target: Path, n: int) -> Path:
+    """A model like another, with so many heads of keys and values."""
+    from transformers import AutoConfig, AutoModelForCausalLM
+
+    config: Any = AutoConfig.from_pretrained(folder)
+    config.num_key_value_heads = n
+    torch.manual_seed(n)
+    model: Any = AutoModelForCausalLM.from_config(config, dtype=torch.float32)
+    model.save_pretrained(target)
+    return target
 
 
 async def test_adapters_come_and_go_while_others_answer(

@@ -25,6 +25,11 @@ from tests.engine.conftest import model_folder  # noqa: F401  # a fixture
 
 MESSAGES: list[Any] = [{"role": "user", "content": "hello there"}]
 ENGINE = EngineSettings(max_cached_tokens=1024)
+DAMAGED: dict[str, dict[str, Any]] = {
+    "overflowing": {"lora_alpha": 1e308},
+    "rankless": {"r": 0},
+    "dora": {"use_dora": True},
+}
 
 
 def settings_of(path: Path | str) -> ModelSettings:
@@ -49,6 +54,10 @@ def shelf(base: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     outside = tmp_path_factory.mktemp("outside")
     make_adapter(base, outside / "hidden", seed=6)
     (root / "link").symlink_to(outside / "hidden")
+    for name, fields in DAMAGED.items():
+        damaged = make_adapter(base, root / name, seed=7)
+        config = json.loads((damaged / "adapter_config.json").read_text()) | fields
+        (damaged / "adapter_config.json").write_text(json.dumps(config))
     return root
 
 
@@ -113,6 +122,9 @@ async def test_adapters_are_models_that_come_and_go(worker: Worker) -> None:
         ({"lora_name": "base", "lora_path": "one"}, "lora_name", "taken"),
         ({"lora_name": "a\nb", "lora_path": "one"}, "lora_name", "printable"),
         ({"lora_name": "x", "lora_path": "other"}, "lora_path", "trained on 'another-7b'"),
+        ({"lora_name": "x", "lora_path": "overflowing"}, "lora_path", "scaled by its lora_alpha"),
+        ({"lora_name": "x", "lora_path": "rankless"}, "lora_path", "the rank 0"),
+        ({"lora_name": "x", "lora_path": "dora"}, "lora_path", "it is a DoRA adapter"),
         ({"lora_name": "x", "lora_path": "nowhere"}, "lora_path", "no folder within"),
         ({"lora_name": "x", "lora_path": "../outside0/hidden"}, "lora_path", "no folder within"),
         ({"lora_name": "x", "lora_path": "link"}, "lora_path", "no folder within"),

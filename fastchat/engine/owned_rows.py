@@ -1,0 +1,160 @@
+"""Which rows of a pass belong to which adapter, and where each row's ranks stand.
+
+A pass is cut into spans. Of a long run of rows with one owner, only that adapter's products are
+computed, and nothing where the owner is the base. What lies between, as the next tokens of many
+sequences do, is one span of many owners, computed by all their adapters at once.
+
+Dimensions: T rows of a span, P places of adapters, R ranks a place has room for, S layers of a
+product, C chunks of its outputs.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+LONG = 32
+"""Rows of one owner, from which on they are a span of their own."""
+
+MOST_IDLE = 4
+"""Adapters loaded for each that a span uses, up to which one product of all is the cheaper."""
+
+BASE = -1
+
+Ints = NDArray[np.int64]
+
+
+class Layout:
+    """The outputs of a product of S layers, as C chunks of one width, each of one layer."""
+
+    def __init__(self, sizes: Sequence[int]) -> None:
+        """sizes: outputs of each layer."""
+        self.sizes = tuple(sizes)
+        self.width = math.gcd(*sizes)
+        self.layers: Ints = np.repeat(np.arange(len(sizes)), [size // self.width for size in sizes])
+        """(C,), the layer of each chunk."""
+        self.firsts = [int(i) for i in np.searchsorted(self.layers, np.arange(len(sizes)))]
+        """By layer, its first chunk."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Places:
+    """What is loaded."""
+
+    ranks: tuple[int, ...]
+    """By place; 0 where nobody is."""
+    width: int
+    """R"""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Bags:
+    """For each row and chunk of a span: which of B's rows are summed, and by which weights."""
+
+    indices: Tensor
+    """int32, rows of B seen as (C x P x R, width), those of one bag after those of another."""
+    offsets: Tensor
+    """(T x C,) int32, where each bag begins."""
+    taken: Tensor | None
+    """Where the weight of each index stands among the products of A; None: they are in order."""
+
+
+class Span:
+    """Neighbouring rows, some of which use adapters."""
+
+    def __init__(self, first: int, ids: Ints, places: Places, *, device: torch.device) -> None:
+        """
+        Args:
+            first: row of the pass.
+            ids: (T,) by row, the place of its adapter, or BASE.
+            places: what is loaded.
+            device: of the model.
+        """
+        self.first, self.end = first, first + len(ids)
+        self._ids = ids
+        self._all = places
+        self._device = device
+        used = [int(i) for i in np.unique(ids) if i != BASE]
+        n_places = len(places.ranks)
+        self.owner = used[0] if len(ids) >= LONG and (ids == used[0]).all() else None
+        """Of all rows, where they are many."""
+        self.places: list[int] | None = used
+        """Whose products are computed, side by side; None: everybody's."""
+        if len(used) > 1 and n_places <= MOST_IDLE * len(used):
+            self.places = None
+        self._bags: dict[tuple[int, ...], Bags] = {}
+
+    def bags(self, layout: Layout) -> Bags:
+        """The sums that this span needs of one kind of product."""
+        if layout.sizes not in self._bags:
+            self._bags[layout.sizes] = self._make(layout)
+        return self._bags[layout.sizes]
+
+    def _make(self, layout: Layout) -> Bags:
+        n_places, width = len(self._all.ranks), self._all.width
+        n_layers, n_chunks = len(layout.sizes), len(layout.layers)
+        columns = np.arange(n_places) if self.places is None else np.zeros(n_places, np.int64)
+        if self.places is not None:
+            columns[self.places] = np.arange(len(self.places))
+        n_columns = n_places if self.places is None else len(self.places)
+        rank = np.arange(width)
+        own = np.where(self._ids == BASE, 0, np.array(self._all.ranks)[self._ids])
+        is_used = np.broadcast_to(
+            (rank < own[:, None])[:, None, :], (len(self._ids), n_chunks, width)
+        )
+        rows_of_b = np.arange(n_chunks) * n_places + self._ids[:, None]  # (T, C)
+        rows_of_b = rows_of_b[:, :, None] * width + rank
+        counts = is_used.sum(axis=2).reshape(-1)
+        taken = None
+        in_order = n_columns == 1 and n_chunks == n_layers and bool((own == width).all())
+        if not in_order:
+            blocks = np.arange(len(self._ids)) * n_columns + columns[self._ids]
+            places = (blocks[:, None] * n_layers + layout.layers)[:, :, None] * width + rank
+            taken = torch.from_numpy(places[is_used]).to(self._device)
+        return Bags(
+            indices=self._int32(rows_of_b[is_used]),
+            offsets=self._int32(np.cumsum(counts) - counts),
+            taken=taken,
+        )
+
+    def _int32(self, values: Ints) -> Tensor:
+        return torch.from_numpy(values.astype(np.int32)).to(self._device)
+
+
+class OwnedRows:
+    """The rows of a pass, by owner."""
+
+    def __init__(self, ids: Sequence[int], places: Places, *, device: torch.device) -> None:
+        """
+        Args:
+            ids: by row, the place of its adapter, or BASE.
+            places: what is loaded.
+            device: of the model.
+        """
+        self.n = len(ids)
+        self.spans = [
+            Span(first, own, places, device=device)
+            for first, own in _cut(np.array(ids, dtype=np.int64))
+        ]
+        """Those with work to do."""
+
+
+def _cut(ids: Ints) -> list[tuple[int, Ints]]:
+    """(first row, owners) of each span that is not the base's alone."""
+    changes = [0, *(int(i) + 1 for i in np.flatnonzero(np.diff(ids))), len(ids)]
+    long = [(a, b) for a, b in pairwise(changes) if b - a >= LONG]
+    ends = sorted({0, len(ids)}.union(*long))
+    found: list[tuple[int, Ints]] = []
+    for first, end in pairwise(ends):
+        adapted = np.flatnonzero(ids[first:end] != BASE)
+        if len(adapted):
+            start, stop = first + int(adapted[0]), first + int(adapted[-1]) + 1
+            found.append((start, ids[start:stop]))
+    return found
