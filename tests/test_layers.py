@@ -45,6 +45,7 @@ COMMANDS: dict[str, set[str]] = {
     "serve/monitor/clean_battle_data.py": {"arena"},
     "serve/monitor/elo_analysis.py": {"arena"},
     "serve/monitor/monitor.py": {"arena", "web"},
+    "serve/monitor/forget.py": {"arena", "web"},
     "serve/monitor/monitor_md.py": {"arena"},
     "serve/monitor/release.py": {"arena"},
     "serve/monitor/embedding.py": {"arena"},

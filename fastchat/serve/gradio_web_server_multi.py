@@ -67,6 +67,10 @@ class MultiSettings(WebSettings):
     """Addresses or networks whose X-Forwarded-For is believed."""
     store_addresses: bool = False
     """Keep readers' addresses as they are, instead of a keyed hash."""
+    log_content: bool = True
+    """Keep what was said; --no-log-content keeps only who met whom, and the votes."""
+    retention_days: float | None = None
+    """Forget texts, pictures, shared pages and voters' names after so many days; votes stay."""
     remote_logger_url: Annotated[str, Env("REMOTE_LOGGER_URL")] = ""
     """Also post every line of the log there."""
     password: Annotated[str, Env("FASTCHAT_WEB_PASSWORD")] = ""
@@ -124,6 +128,13 @@ def read_arena_settings(settings: MultiSettings) -> "ArenaSettings":
         )
     if settings.blind_char_len_limit <= 0 or settings.vote_limit < 0:
         raise UsageError("--blind-char-len-limit must be above 0, --vote-limit not below.")
+    if settings.retention_days is not None and settings.retention_days <= 0:
+        raise UsageError(
+            f"--retention-days {settings.retention_days:g}: must be above 0; "
+            "--no-log-content keeps no texts at all."
+        )
+    if settings.use_remote_storage and not settings.log_content:
+        raise UsageError("--no-log-content and --use-remote-storage exclude each other.")
     if settings.ga_id and not re.fullmatch(r"[A-Za-z0-9-]+", settings.ga_id):
         raise UsageError(f"--ga-id {settings.ga_id!r} is none; it looks like G-ABC123.")
     url, token = _storage(settings)
@@ -147,6 +158,8 @@ def read_arena_settings(settings: MultiSettings) -> "ArenaSettings":
         remote_log_url=settings.remote_logger_url,
         proxies=read_networks(settings.trusted_proxies),
         stores_addresses=settings.store_addresses,
+        keeps_texts=settings.log_content,
+        retention_days=settings.retention_days,
         analytics_id=settings.ga_id,
         board=BoardFiles(
             results=settings.elo_results_file,

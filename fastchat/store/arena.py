@@ -320,8 +320,8 @@ class _Writer:
         _insert_new(self.connection, flags, rows, ["conversation_id", "turn", "kind"])
 
     def _images(self, seen: Sequence[StoredImage]) -> None:
-        rows = [
-            {
+        rows = {
+            i.hash: {
                 "hash": i.hash,
                 "media_type": i.media_type,
                 "width": i.width,
@@ -330,8 +330,8 @@ class _Writer:
                 "seen_at": i.seen_at,
             }
             for i in seen
-        ]
-        _insert_new(self.connection, images, rows, ["hash"])
+        }
+        _upsert(self.connection, images, list(rows.values()), ["hash"])  # seen again is kept again
 
     def _shares(self, shared: Sequence[StoredShare]) -> None:
         rows = [

@@ -23,6 +23,7 @@ from fastchat.web.images import UPLOAD_BYTES, PictureFolder
 from fastchat.web.ledger import Ledger
 from fastchat.web.models import Listing, ModelDirectory
 from fastchat.web.remote_log import RemoteLog
+from fastchat.web.retention import Retention
 from fastchat.web.security import FILE_PREFIX, Guard, Opening
 from fastchat.web.shared_page import shared_html
 from fastchat.web.texts import Texts
@@ -34,6 +35,7 @@ if TYPE_CHECKING:
     from starlette.requests import Request
     from starlette.responses import Response
 
+    from fastchat.arena.live_pairs import LivePairs
     from fastchat.web.board_tab import BoardFiles, BoardSource
     from fastchat.web.examples import Examples
 
@@ -76,6 +78,10 @@ class ArenaSettings:
     board: "BoardFiles | None" = None
     """Where the board's figures come from; None follows the store."""
     shows_visualizer: bool = False
+    keeps_texts: bool = True
+    """Without it nothing that was said is written: battles, votes and counts are."""
+    retention_days: float | None = None
+    """After so many days texts, pictures, shared pages and voters' names are forgotten."""
     seed: int | None = None
     """Of the draws; None takes one from the system."""
 
@@ -99,6 +105,7 @@ class Arena:
             self.store,
             log_folder=settings.log_folder,
             remote=RemoteLog(settings.remote_log_url) if settings.remote_log_url else None,
+            keeps_texts=settings.keeps_texts,
         )
         self.visitors = Visitors(
             key=self.store.secret("voters"),
@@ -108,11 +115,12 @@ class Arena:
         self.monitor = CallMonitor(settings.monitor_url) if settings.monitor_url else None
         self.pictures = self._pictures() if settings.vision else None
         self.board = self._board()
+        self.pairs = self._pairs()
         self.duels = Duels(
             self.directory,
             self.texts,
             self.ledger,
-            pairing=PairingFile(settings.arena_config),
+            pairing=PairingFile(settings.arena_config, informant=self.pairs),
             limits=settings.limits,
             vote_limit=VoteLimit(settings.votes_per_minute, now=time.monotonic),
             now=time.monotonic,
@@ -133,15 +141,28 @@ class Arena:
         if self.settings.moderation is not None:
             await self.settings.moderation.moderator.close()
         await asyncio.to_thread(self.board.close)
+        await asyncio.to_thread(self.pairs.close)
         self.store.database.close()
+
+    def retention(self) -> Retention | None:
+        """What forgets old things; None where everything is kept."""
+        days = self.settings.retention_days
+        if days is None:
+            return None
+        return Retention(self.store.database, self.settings.log_folder, days=days)
 
     def _board(self) -> "BoardSource":
         from fastchat.web.board_tab import BoardFiles, board_source
 
         return board_source(self.store, self.settings.board or BoardFiles())
 
+    def _pairs(self) -> "LivePairs":
+        from fastchat.arena.live_pairs import LivePairs
+
+        return LivePairs(self.store)
+
     def _pictures(self) -> PictureFolder:
-        folder = self.settings.log_folder
+        folder = self.settings.log_folder if self.settings.keeps_texts else None
         return PictureFolder(
             folder / "serve_images" if folder else None,
             storage_url=self.settings.storage_url,
@@ -157,10 +178,13 @@ def build_arena(settings: ArenaSettings) -> Guard:
 
     @asynccontextmanager
     async def lifespan(_: "FastAPI") -> AsyncIterator[None]:
-        warming = asyncio.create_task(arena.directory.warm_up())
+        tasks = [asyncio.create_task(arena.directory.warm_up())]
+        if retention := arena.retention():
+            tasks.append(asyncio.create_task(retention.run()))
         yield
-        warming.cancel()
-        await asyncio.gather(warming, return_exceptions=True)
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
         await arena.close()
 
     app = FastAPI(openapi_url=None, lifespan=lifespan)

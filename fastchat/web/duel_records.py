@@ -214,6 +214,7 @@ def page_of(duel: Duel, names: Sequence[str]) -> dict[str, Any]:
             {"name": name, "messages": [[m.role, m.text] for m in side.messages]}
             for name, side in zip(names, duel.sides, strict=True)
         ],
+        "conversations": [side.conversation for side in duel.sides],  # not shown: see `forget`
     }
 
 

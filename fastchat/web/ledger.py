@@ -21,6 +21,7 @@ from fastchat.errors import FastChatError, StoreError
 from fastchat.store.arena import ArenaStore
 from fastchat.store.arena_records import Record, StoredRefusals
 from fastchat.web.remote_log import RemoteLog
+from fastchat.web.silence import line_without_texts, without_texts
 
 log = logging.getLogger(__name__)
 
@@ -41,13 +42,20 @@ class Ledger:
     """The arena's memory, for the coroutines of one event loop."""
 
     def __init__(
-        self, store: ArenaStore | None, *, log_folder: Path | None, remote: RemoteLog | None = None
+        self,
+        store: ArenaStore | None,
+        *,
+        log_folder: Path | None,
+        remote: RemoteLog | None = None,
+        keeps_texts: bool = True,
     ) -> None:
         """
         Args:
             store: None remembers nothing but the log.
             log_folder: where the daily logs lie; None writes none.
+            keeps_texts: without it nothing that was said is written anywhere.
         """
+        self.keeps_texts = keeps_texts
         self.store = store
         self.log_folder = log_folder
         self.remote = remote
@@ -69,6 +77,9 @@ class Ledger:
         """
         if len(self._waiting) >= WAITING_LIMIT:
             raise StoreError("The store is overloaded; nothing was saved. Try again shortly.")
+        if not self.keeps_texts:
+            records = [without_texts(record) for record in records]
+            lines = [line_without_texts(line) for line in lines]
         done: asyncio.Future[list[bool]] = asyncio.get_running_loop().create_future()
         self._waiting.append(_Entry(tuple(records), tuple(lines), done))
         if self._writing is None or self._writing.done():
@@ -147,6 +158,8 @@ class Ledger:
                 return
 
     async def _write_or_log(self, records: Sequence[Record], lines: Sequence[Event]) -> None:
+        if not self.keeps_texts:
+            lines = [line_without_texts(line) for line in lines]
         try:
             await self.write(records, lines)
         except StoreError as error:

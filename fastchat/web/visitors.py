@@ -53,12 +53,14 @@ class Visitors:
         return Visitor(
             session=str(request.session_hash),
             address=address,
-            voter=address if self.stores_addresses else self._pseudonym(address),
+            voter=address if self.stores_addresses else pseudonym(address, self.key),
             cookie=cookie_in(request.headers.get("cookie", "")),
         )
 
-    def _pseudonym(self, address: str) -> str:
-        return hmac.new(self.key, address.encode(), hashlib.sha256).hexdigest()[:32]
+
+def pseudonym(address: str, key: bytes) -> str:
+    """What is stored instead of an address: a keyed hash."""
+    return hmac.new(key, address.encode(), hashlib.sha256).hexdigest()[:32]
 
 
 def cookie_in(header: str) -> str:

@@ -35,6 +35,7 @@ def test_every_flag_arrives_where_it_counts(
         *("--language", "zh", "--elo", "r.json", "--leaderboard-table-file", "m.csv"),
         *("--arena-hard-table", "h.csv", "--show-visualizer", "--blind-char-len-limit", "9"),
         *("--input-char-len-limit", "8", "--show-terms", "--concurrency", "3"),
+        *("--retention-days", "30"),
     ]
     read = read_arena_settings(settings(*flags))
     assert read.database_url == "a.db" and read.log_folder == tmp_path / "logs"
@@ -51,6 +52,10 @@ def test_every_flag_arrives_where_it_counts(
     assert read.board.hard == Path("h.csv")
     assert (read.limits.anonymous, read.limits.message) == (9, 8)
     assert read.page.show_terms and read.page.concurrency == 3
+    assert read.retention_days == 30 and read.keeps_texts
+    assert not read_arena_settings(settings("--no-log-content")).keeps_texts
+    own = read_arena_settings(settings("--category-file", "c.toml")).board
+    assert own is not None and own.categories == Path("c.toml")
 
 
 def test_moderation_needs_a_file_or_a_key(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -73,6 +78,9 @@ def test_moderation_needs_a_file_or_a_key(monkeypatch: pytest.MonkeyPatch) -> No
         (["--blind-char-len-limit", "0"], "--blind-char-len-limit"),
         (["--trusted-proxies", "x"], "--trusted-proxies"),
         (["--use-remote-storage"], "FASTCHAT_IMAGE_STORAGE_URL"),
+        (["--retention-days", "0"], "--no-log-content"),
+        (["--no-log-content", "--use-remote-storage"], "exclude each other"),
+        (["--category-file", "c.toml", "--elo", "r.json"], "elo_analysis"),
         (["--moderate", "--moderation-file", "none"], "cannot be read"),
     ],
 )
