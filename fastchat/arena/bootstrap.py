@@ -5,7 +5,9 @@ way: independent Poisson counts, conditioned on staying below the number of vote
 given their sum, and what is missing is drawn vote by vote.
 """
 
-from collections.abc import Iterator
+import itertools
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -28,6 +30,9 @@ from fastchat.arena.rating import (
 from fastchat.arena.tie_models import TieModel, fit_with_ties, parameters_of, resolved
 from fastchat.arena.votes import Floats
 from fastchat.errors import ModelError, UsageError
+
+Sample = tuple[Floats, Floats]
+"""Wins and ties of a resample, (m, m) each."""
 
 _FEW_VOTES = 10_000
 """Below this many votes numpy's own multinomial is used."""
@@ -57,6 +62,7 @@ def bootstrap_ratings(
     seed: int = 0,
     anchor: tuple[str, float] | None = None,
     ties: TieModel | None = None,
+    threads: int = 1,
 ) -> Ratings:
     """Ratings of all votes with the 2.5 % and 97.5 % quantiles of `rounds` resamples.
 
@@ -64,6 +70,7 @@ def bootstrap_ratings(
 
     ties: a model in which a tie is an outcome of its own, whose parameter keeps its sandwich
         interval; None takes a tie as half a win.
+    threads: how many resamples are fitted at a time; the intervals do not depend on it.
 
     Raises:
         UsageError: fewer than two rounds; the anchor has no vote.
@@ -72,10 +79,11 @@ def bootstrap_ratings(
         raise UsageError(f"--num-bootstrap {rounds} gives no interval; take 2 or more.")
     if ties is None:
         ratings = fit(counts)
-        thetas = bootstrap(counts, rounds=rounds, seed=seed, ratings=ratings)
+        thetas = bootstrap(counts, rounds=rounds, seed=seed, ratings=ratings, threads=threads)
     else:
         ratings = fit_with_ties(counts, ties)
-        thetas = _bootstrap_with_ties(counts, ties, ratings, rounds=rounds, seed=seed)
+        samples = resamples(among_met(counts), rounds=rounds, seed=seed)
+        thetas = _bootstrap_with_ties(samples, ties, ratings, rounds=rounds, threads=threads)
     points = POINTS * thetas + MEAN
     lower, upper = np.quantile(points, [0.025, 0.975], axis=0)
     ratings = replace(ratings, lower=lower, upper=upper, variance=points.var(axis=0, ddof=1))
@@ -83,7 +91,12 @@ def bootstrap_ratings(
 
 
 def bootstrap(
-    counts: Counts, *, rounds: int = 100, seed: int = 0, ratings: Ratings | None = None
+    counts: Counts,
+    *,
+    rounds: int = 100,
+    seed: int = 0,
+    ratings: Ratings | None = None,
+    threads: int = 1,
 ) -> Floats:
     """(rounds, m) theta of each resample of the votes, for the models that met somebody.
 
@@ -94,22 +107,38 @@ def bootstrap(
     if len(counts.models) < 2:
         return np.zeros((rounds, len(counts.models)))
     chord = _Chord(counts, ratings)
-    return np.stack([chord.fit(sample) for sample in resamples(counts, rounds=rounds, seed=seed)])
+    samples = resamples(counts, rounds=rounds, seed=seed)
+    return np.stack(list(_in_threads(chord.fit, samples, threads)))
 
 
 def _bootstrap_with_ties(
-    counts: Counts, ties: TieModel, ratings: Ratings, *, rounds: int, seed: int
+    samples: Iterator[Sample], ties: TieModel, ratings: Ratings, *, rounds: int, threads: int
 ) -> Floats:
     """(rounds, m) theta of each resample under a model of ties."""
-    counts = among_met(counts)
-    if len(counts.models) < 2:
-        return np.zeros((rounds, len(counts.models)))
+    models = ratings.models
+    if len(models) < 2:
+        return np.zeros((rounds, len(models)))
     start = parameters_of(ratings)
-    drawn = (counts_of(counts.models, *s) for s in resamples(counts, rounds=rounds, seed=seed))
-    return np.stack([resolved(sample, ties, start=start) for sample in drawn])
+
+    def fitted(sample: Sample) -> Floats:
+        return resolved(counts_of(models, *sample), ties, start=start)
+
+    return np.stack(list(_in_threads(fitted, samples, threads)))
 
 
-def resamples(counts: Counts, *, rounds: int, seed: int) -> Iterator[tuple[Floats, Floats]]:
+def _in_threads(
+    work: Callable[[Sample], Floats], samples: Iterator[Sample], threads: int
+) -> Iterator[Floats]:
+    """What `work` makes of each, in their order, few of them at a time in memory.
+
+    Most of the work is numpy's, which lets other threads run meanwhile.
+    """
+    with ThreadPoolExecutor(threads) as pool:
+        while batch := list(itertools.islice(samples, 4 * threads)):
+            yield from pool.map(work, batch)
+
+
+def resamples(counts: Counts, *, rounds: int, seed: int) -> Iterator[Sample]:
     """Wins and ties, (m, m) each, of as many votes drawn from these with replacement.
 
     Weighted votes of one cell are drawn as equal votes of the same total weight and variance.
@@ -164,7 +193,7 @@ class _Chord:
         p = win_probabilities(ratings.theta)
         self._factor = factored(information(counts.battles, p, ridge=self._ridge))
 
-    def fit(self, sample: tuple[Floats, Floats]) -> Floats:
+    def fit(self, sample: Sample) -> Floats:
         """(m,) theta of one resample, mean 0."""
         wins, ties = sample
         score = wins + 0.5 * ties

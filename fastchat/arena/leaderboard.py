@@ -135,6 +135,8 @@ class Method:
     """Of Bradley-Terry; boards with style control take a tie as half a win."""
     rounds: int = 100
     seed: int = 42
+    threads: int = 1
+    """Resamples of plain boards that are fitted at a time."""
     anchor: tuple[str, float] | None = None
     reweight: bool = False
     style: bool = False
@@ -213,6 +215,7 @@ def rate(votes: Votes, counts: Counts, method: Method) -> Ratings:
             seed=method.seed,
             anchor=method.anchor,
             ties=_tie_model(method.ties),
+            threads=method.threads,
         )
     return _fitted(counts, method.ties, method.anchor)
 

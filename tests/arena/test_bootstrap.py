@@ -5,6 +5,7 @@ from voting import random_votes, votes_of
 from fastchat.arena.bootstrap import bootstrap, bootstrap_ratings, resamples
 from fastchat.arena.counts import counts_of, fold, reweighted
 from fastchat.arena.rating import fit, solve
+from fastchat.arena.tie_models import TieModel
 from fastchat.errors import UsageError
 
 
@@ -64,3 +65,13 @@ def test_one_round_is_no_interval_and_no_votes_are_no_rows() -> None:
     with pytest.raises(UsageError, match="--num-bootstrap 1"):
         bootstrap_ratings(fold(votes_of(("a", "b", "tie"))), rounds=1)
     assert bootstrap_ratings(fold(votes_of())).models == ()
+
+
+@pytest.mark.parametrize("ties", [None, "davidson"])
+def test_intervals_do_not_depend_on_how_many_are_fitted_at_a_time(ties: TieModel | None) -> None:
+    counts = fold(random_votes(3000, 5)[0])
+    one, three = (
+        bootstrap_ratings(counts, rounds=30, seed=1, ties=ties, threads=n) for n in (1, 3)
+    )
+    np.testing.assert_array_equal(one.lower, three.lower)
+    np.testing.assert_array_equal(one.variance, three.variance)

@@ -1,5 +1,6 @@
 """Rates models from battles: tables, plots and a page of the leaderboard."""
 
+import os
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -77,7 +78,7 @@ class EloAnalysisSettings:
     no_plots: bool = False
     """Write tables only."""
     num_cpu: int = 12
-    """Accepted for old command lines; one core is enough."""
+    """Resamples of --interval bootstrap fitted at a time, no more than there are processors."""
     debug: bool = False
     """Show tracebacks."""
 
@@ -99,6 +100,7 @@ def elo_analysis(settings: EloAnalysisSettings) -> None:
         ties=settings.ties,
         rounds=settings.num_bootstrap,
         seed=settings.seed,
+        threads=min(settings.num_cpu, os.cpu_count() or 1),
         anchor=anchor,
         reweight=settings.reweight,
         style=settings.style_control,
