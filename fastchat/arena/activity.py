@@ -17,7 +17,7 @@ class Activity:
 
     Attributes:
         days: by day (UTC) and "chat" or "vote".
-        kinds: by type of event.
+        kinds: by type of event; votes of judges stand apart and are counted nowhere else.
         blind_votes: by type, votes given before the names were shown.
         models: chats by model, in all.
         hours: chats by hour (counted since the epoch) and model.
@@ -43,7 +43,9 @@ class Activity:
         return self
 
     def _add(self, event: Event) -> None:
-        self.kinds[event.type] += 1
+        self.kinds[event.type + " of a judge" * event.is_of_judge] += 1
+        if event.is_of_judge:
+            return
         self.last = max(self.last or event.tstamp, event.tstamp)
         day = datetime.datetime.fromtimestamp(event.tstamp, datetime.UTC).date()
         if event.type in VOTES:

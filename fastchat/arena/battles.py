@@ -204,7 +204,7 @@ class Cleaner:
         before = rules.since is not None and event.tstamp < rules.since
         if before or (rules.until is not None and event.tstamp >= rules.until):
             raise _Dropped("out_of_time")
-        if event.extra.get("origin", "human") != "human":  # which the published log never says
+        if event.is_of_judge:
             raise _Dropped("judge_vote")
         if rules.published:
             return

@@ -74,7 +74,7 @@ def _rows(
             report.dropped[event.reason] += 1
         elif event.type == action:
             report.read += 1
-            row = _row(event, words, key)
+            row = "judge_vote" if event.is_of_judge else _row(event, words, key)
             if isinstance(row, str):
                 report.dropped[row] += 1
             else:

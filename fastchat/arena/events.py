@@ -95,6 +95,11 @@ class Event:
     extra: Mapping[str, Any] = field(default_factory=dict)
     """Further fields of the row, kept as they are."""
 
+    @property
+    def is_of_judge(self) -> bool:
+        """Whether a judge voted, which the published log never says."""
+        return self.extra.get("origin", "human") != "human"
+
     def to_row(self) -> dict[str, Any]:
         """The published row: `models` and `states` for a vote on a pair, else `model`, `state`."""
         row: dict[str, Any] = {"tstamp": self.tstamp, "type": self.type}

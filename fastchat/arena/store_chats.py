@@ -16,7 +16,8 @@ from fastchat.store.database import Database
 def chats_of_store(url: str) -> Iterator[Event]:
     """Every conversation, by its id, then every thumb and flag, by its number.
 
-    People are known where they voted or flagged; for others the address is empty.
+    People are known where they voted or flagged; for others the address is empty. What was said
+    for a judge to vote on is marked as such.
 
     Raises:
         UsageError: the URL is of no known kind, or its file is not there.
@@ -36,16 +37,20 @@ def _conversations(database: Database, voters: Scratch) -> Iterator[Event]:
         rows = database.read(lambda c, after=after: c.execute(after).all())
         for row in rows:
             kind = "error" if row.error else "chat"
-            yield _event(row, kind, row.updated_at, voter=voters.get(digest(row.id)) or "")
+            known = orjson.loads(voters.get(digest(row.id)) or "{}")
+            yield _event(row, kind, row.updated_at, **known)
         if len(rows) < CHUNK:
             return
         last = rows[-1].id
 
 
 def _voters(database: Database) -> Scratch:
-    """Who voted on each conversation, on the disk."""
+    """Who voted on each conversation, and whether it was a judge, on the disk."""
     query = (
-        sa.select(votes.c.id, votes.c.voter, battles.c.conversation_a, battles.c.conversation_b)
+        sa.select(
+            *(votes.c.id, votes.c.voter, votes.c.origin),
+            *(battles.c.conversation_a, battles.c.conversation_b),
+        )
         .join(battles, battles.c.id == votes.c.battle_id)
         .order_by(votes.c.id)
         .limit(CHUNK)
@@ -55,9 +60,10 @@ def _voters(database: Database) -> Scratch:
     while True:
         after = query.where(votes.c.id > last)
         rows = database.read(lambda c, after=after: c.execute(after).all())
-        for _, voter, a, b in rows:
-            found.put(digest(a), voter)
-            found.put(digest(b), voter)
+        for _, voter, origin, *both in rows:
+            for conversation in both:
+                known = orjson.dumps({"voter": voter, "origin": origin})
+                found.put(digest(conversation), known)
         if len(rows) < CHUNK:
             return found
         last = rows[-1].id
@@ -84,7 +90,7 @@ def _flags(database: Database) -> Iterator[Event]:
         last = rows[-1].number
 
 
-def _event(row: Any, kind: Any, at: float, *, voter: str) -> Event:
+def _event(row: Any, kind: Any, at: float, *, voter: str = "", origin: str = "human") -> Event:
     said = tuple((r, content) for r, content in orjson.loads(row.messages) if r != "system")
     state = LoggedState(conv_id=row.id, model_name=row.model, messages=said)
     return Event(
@@ -94,4 +100,5 @@ def _event(row: Any, kind: Any, at: float, *, voter: str) -> Event:
         states=(state,),
         ip=voter,
         finish=at if kind == "chat" else None,
+        extra={"origin": origin},
     )

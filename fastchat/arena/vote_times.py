@@ -39,7 +39,7 @@ def vote_times(events: Iterable[Event | Unread]) -> VoteTimes:
         if event.type == "chat":
             if event.finish is not None:
                 finished[_identity(event.states[0])] = event.finish
-        elif event.type in VOTES:
+        elif event.type in VOTES and not event.is_of_judge:
             times.n_votes += 1
             ends = [finished.get(_identity(state)) for state in event.states]
             known = [end for end in ends if end is not None]

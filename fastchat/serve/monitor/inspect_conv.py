@@ -88,7 +88,8 @@ def lines_of(event: "Event", number: int) -> list[str]:
     import datetime
 
     moment = datetime.datetime.fromtimestamp(event.tstamp, datetime.UTC)
-    lines = ["=" * 72, f"{number}. {event.type}, {moment:%Y-%m-%d %H:%M:%S UTC}"]
+    voter = " of a judge" if event.is_of_judge else ""
+    lines = ["=" * 72, f"{number}. {event.type}{voter}, {moment:%Y-%m-%d %H:%M:%S UTC}"]
     for letter, state in zip("AB", event.states, strict=True):
         lines += ["", f"--- {letter}: {state.model_name} (conversation {state.conv_id})"]
         lines += [f"[{role}] {content}" for role, content in state.messages[state.offset :]]

@@ -11,6 +11,7 @@ from arena_votes import stored_vote
 from fastchat.arena.events import Event, LoggedState, append
 from fastchat.protocol.errors import SERVER_ERROR_MSG
 from fastchat.serve.monitor import (
+    basic_stats,
     clean_chat_data,
     deduplication,
     inspect_conv,
@@ -123,6 +124,35 @@ def test_a_store_gives_the_same(
     assert {row["conversation_id"] for row in rows} == ids
     if action == "chat":
         assert rows[0]["user_id"] == rows[1]["user_id"] != ""
+
+
+def test_what_judges_voted_on_is_in_no_data_set_and_no_statistics(
+    database_url: str, tmp_path: Path, logs: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    database = Database(database_url)
+    votes = [stored_vote("1", "leftvote"), stored_vote("2", "leftvote", origin="judge")]
+    ArenaStore(database).record(votes)
+    database.close()
+    for action, ids in (("chat", {"1-a", "1-b"}), ("leftvote", {"1-a"})):
+        rows = cleaned(tmp_path, "--database-url", database_url, "--action-type", action)
+        assert {row["conversation_id"] for row in rows} == ids
+        n = 2 if action == "chat" else 1
+        assert f"left out, judge_vote: {n}" in capsys.readouterr().out
+    basic_stats.main(["--log-root", str(logs)])
+    before = capsys.readouterr().out
+    given = vote(30, "leftvote", state("a", "m-a"), state("b", "m-b"))
+    append(logs, replace(given, extra={"origin": "judge"}))
+    assert basic_stats.main(["--log-root", str(logs)]) == 0
+    after = capsys.readouterr().out.replace("| leftvote of a judge | 1 |\n", "")
+    assert after == before
+    assert [
+        row["conversation_id"]
+        for row in cleaned(tmp_path, "--log-root", str(logs), "--action-type", "leftvote")
+    ] == ["a"]
+    assert vote_time_stats.main(["--log-root", str(logs)]) == 0
+    assert "votes: 2, joined: 1" in capsys.readouterr().out
+    assert inspect_conv.main(["--source", str(logs), "--type", "all"]) == 0
+    assert "leftvote of a judge" in capsys.readouterr().out
 
 
 def test_rows_of_both_files_are_kept(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
