@@ -4,6 +4,10 @@ import csv
 import json
 import random
 import re
+import subprocess
+import sys
+import time
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -16,6 +20,8 @@ from fastchat.arena.events import Event, log_files, read_events
 from fastchat.arena.live import LiveLeaderboard
 from fastchat.arena.simulate import main
 from fastchat.arena.simulation import Planner, Tally
+from fastchat.arena.store_battles import votes_of_store
+from fastchat.errors import StoreError, UsageError
 from fastchat.serve.monitor import clean_battle_data
 from fastchat.store.arena import ArenaStore
 from fastchat.store.database import Database
@@ -158,6 +164,98 @@ def test_an_endpoint_that_dies_ends_the_run_and_votes_stay(
     assert "failures without a vote" in captured.out and "HTTP 503" in captured.err
     n = sum(len(p.read_text().splitlines()) for p in (tmp_path / "log").glob("*-conv.json"))
     assert f"votes of rule-longer: {n} now" in captured.out and 8 <= n <= 16
+
+
+def test_verdicts_of_nonsense_are_counted_and_the_others_vote(
+    fake: FakeJudge, questions: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    nonsense = ("", "[[A]] or [[B]]? I cannot say.", "[[D]]", "<script>alert(1)</script>", "\x00")
+
+    def sometimes(body: dict[str, Any]) -> str:
+        drawn = random.Random(json.dumps(body["messages"])).randrange(10)
+        return nonsense[drawn] if is_pair(body) and drawn < 2 else answers_and_judges(body)
+
+    fake.rule = sometimes
+    flags = ["--judge-model", "judge", "--num-battles", "40"]
+    assert simulated(fake, questions, tmp_path, *flags) == 0
+    said = capsys.readouterr()
+    n_votes = len(events_of(tmp_path / "log"))
+    assert f"votes of judge: {n_votes} now, 0 before; all battles are fought" in said.out
+    found = re.findall(r"failed: (\d+) battles", said.err)
+    assert found and sum(map(int, found)) == 40 - n_votes > 0
+
+
+def test_a_judge_that_cannot_be_reached_is_told_and_nothing_is_lost(
+    fake: FakeJudge, questions: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    endpoints = tmp_path / "endpoints.json"
+    entries = {name: {"model_name": name, "api_base": fake.url} for name in STRENGTH}
+    nobody = "http://127.0.0.1:9/v1"
+    endpoints.write_text(json.dumps({**entries, "judge": {"model_name": "j", "api_base": nobody}}))
+    flags = ["--judge-model", "judge", "--num-battles", "20", "--endpoints", str(endpoints)]
+    assert simulated(fake, questions, tmp_path, *flags) == 1
+    said = capsys.readouterr()
+    assert "votes of judge: 0 now" in said.out and "failed: " in said.err
+    assert "Traceback" not in said.err and not (tmp_path / "log").exists()
+    n_answers = len(fake.bodies)
+    endpoints.write_text(
+        json.dumps({**entries, "judge": {"model_name": "j", "api_base": fake.url}})
+    )
+    assert simulated(fake, questions, tmp_path, *flags) == 0
+    assert "votes of judge: 20 now" in capsys.readouterr().out
+    asked = [body for body in fake.bodies[n_answers:] if not is_pair(body)]
+    texts = [json.dumps(body) for body in fake.bodies]
+    assert len(set(texts)) == len(texts) and len(asked) < n_answers + 40
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("where", ["log", "store"])
+def test_a_killed_run_goes_on_and_no_battle_is_fought_twice(
+    fake: FakeJudge, questions: Path, tmp_path: Path, where: str
+) -> None:
+    kept = {"log": str(tmp_path / "log"), "store": str(tmp_path / "arena.db")}[where]
+    command = [sys.executable, "-m", "fastchat.arena.simulate", "--question-file", str(questions)]
+    command += ["--api-base", fake.url, "--models", MODELS, "--judge-model", "judge"]
+    command += ["--data-dir", str(tmp_path / "data"), "--parallel", "2"]
+    command += ["--log-root" if where == "log" else "--database-url", kept]
+    command += ["--num-battles", "400"]
+    for n_kills in range(1, 4):
+        wanted = 8 * n_kills
+        with subprocess.Popen(command, stdout=subprocess.DEVNULL) as process:
+            deadline = time.monotonic() + 60
+            while len(events_of(kept)) < wanted and time.monotonic() < deadline:
+                assert process.poll() is None
+                time.sleep(0.02)
+            process.kill()
+        assert len(events_of(kept)) >= wanted
+    if where == "log":
+        with next(Path(kept).glob("*-conv.json")).open("ab") as file:
+            file.write(b'{"tstamp": 17')  # as a kill within a write leaves it
+    before = len(events_of(kept))
+    command[-1] = "10"
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=True)
+    assert f"votes of judge: 10 now, {before} before" in done.stdout
+    events = events_of(kept)
+    fought = {
+        (frozenset(s.model_name for s in e.states), e.states[0].messages[0][1]) for e in events
+    }
+    assert len(fought) == len(events) == before + 10
+    texts = Counter(json.dumps(body, sort_keys=True) for body in fake.bodies)
+    # What was in the air at a kill is asked again: two battles, two requests of each.
+    assert sum(n - 1 for n in texts.values()) <= 3 * 4
+
+
+def events_of(kept: Path | str) -> list[Event]:
+    """The votes in a log's folder or a store; none where it is not there yet."""
+    path = Path(kept)
+    if path.suffix == ".db":
+        try:
+            return list(votes_of_store(str(path)))
+        except (UsageError, StoreError):
+            return []  # nothing is made yet
+    if not list(path.glob("*-conv.json")):
+        return []
+    return [event for event in read_events(log_files(path)) if isinstance(event, Event)]
 
 
 @pytest.mark.parametrize(
