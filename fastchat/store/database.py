@@ -11,7 +11,7 @@ import threading
 from collections.abc import Callable, Generator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, TypeVar
+from typing import Annotated, Any, TypeVar
 
 import sqlalchemy as sa
 from sqlalchemy import event
@@ -72,6 +72,8 @@ class Database:
         if self.is_sqlite:
             event.listen(self.engine, "connect", _configure_sqlite)
             event.listen(self.engine, "begin", _begin_sqlite)
+        else:
+            event.listen(self.engine, "connect", _configure_postgresql)
 
     def create(self, tables: Sequence[sa.Table]) -> None:
         """Creates those of `tables`, with their indexes, that are not there yet."""
@@ -174,6 +176,13 @@ def _configure_sqlite(connection: sqlite3.Connection, record: object) -> None:
     for pragma in ("journal_mode=WAL", "synchronous=FULL", "foreign_keys=ON"):
         cursor.execute(f"PRAGMA {pragma}")
     cursor.close()
+
+
+def _configure_postgresql(connection: Any, record: object) -> None:
+    """A statement waits for others' locks as long as SQLite's would, not without end."""
+    with connection.cursor() as cursor:
+        cursor.execute(f"SET lock_timeout = '{BUSY_S}s'")
+    connection.commit()
 
 
 def _begin_sqlite(connection: sa.Connection) -> None:
