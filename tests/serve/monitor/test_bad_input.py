@@ -212,7 +212,7 @@ def log_of_a_vote() -> None:
 
 
 @pytest.mark.parametrize(
-    "name", [*OF_ROWS.keys() - {"monitor_md", "tag_openai_moderation"}, *OF_LOGS]
+    "name", [*sorted(OF_ROWS.keys() - {"monitor_md", "tag_openai_moderation"}), *OF_LOGS]
 )
 def test_an_output_that_cannot_be_written_is_told(
     capsys: pytest.CaptureFixture[str], name: str
