@@ -89,6 +89,34 @@ def test_models_are_compared_by_name_and_asked_alone(browser: Any, arena: str, f
     assert reader.failures == []
 
 
+def test_a_model_that_comes_later_stands_in_the_pickers(
+    browser: Any, serve_arena: Callable[..., str], fake: Any
+) -> None:
+    fake.models = [{"id": MODELS[0]}]
+    page = serve_arena()
+    reader = Reader(browser.new_context(viewport={"width": 1280, "height": 800}), page)
+    reader.open("/?compare")
+    first, second = (reader.tab.locator(".picker input:visible").nth(i) for i in range(2))
+    reader.expect(first).to_have_value(MODELS[0], timeout=WAIT_MS)
+    fake.models = [{"id": MODELS[0]}, {"id": MODELS[2]}]
+    option = reader.tab.get_by_role("option", name=MODELS[2])
+
+    def is_offered() -> bool:  # by the page's own look-up, without a reload
+        second.click()
+        offered = bool(option.count())
+        reader.tab.keyboard.press("Escape")
+        reader.tab.mouse.click(640, 500)
+        return offered
+
+    fake.wait_until(is_offered)
+    second.click()
+    option.click()
+    reader.say("hello both")
+    reader.expect(reader.answers()).to_have_count(2, timeout=WAIT_MS)
+    assert {request["model"] for request in fake.requests} == {MODELS[0], MODELS[2]}
+    assert reader.failures == []
+
+
 def test_a_battle_fits_a_phone_and_the_keyboard(browser: Any, arena: str) -> None:
     context = browser.new_context(viewport={"width": 390, "height": 844}, color_scheme="dark")
     reader = Reader(context, arena)

@@ -60,6 +60,49 @@ def test_a_model_that_comes_later_can_be_asked_without_a_restart(
     session.close()
 
 
+@pytest.mark.parametrize("root", ["/arena", "https://arena.example/chat"])
+def test_a_page_behind_a_proxys_path_asks_for_everything_below_it(
+    serve_arena: Callable[..., str], fake: Any, root: str
+) -> None:
+    fake.models = [{"id": "lion"}]
+    page = serve_arena(page={"root_path": root})
+    known = {"host": "arena.example"} if root.startswith("https") else {}
+    with httpx.Client(base_url=page, trust_env=False, headers=known, timeout=30) as http:
+        config = http.get("/config").json()
+        assert config["root"].endswith(root)
+        assert f"{root}/" in http.get("/").text or root in http.get("/").text
+        session = secrets.token_hex(6)
+        [send] = [e["id"] for e in config["dependencies"] if e["api_name"] == "direct_send"]
+        body = {"fn_index": send, "session_hash": session}
+        body["data"] = [None, "hello there", "lion", 0.7, 1.0, 64]
+        http.post("/gradio_api/queue/join", json=body).raise_for_status()
+        with http.stream("GET", f"/gradio_api/queue/data?session_hash={session}") as stream:
+            said = next(line for line in stream.iter_lines() if "process_completed" in line)
+        assert "lion heard: hello there" in said
+    if known:
+        assert httpx.get(page, headers={"host": "evil.example"}).status_code == 403
+
+
+def test_terms_come_first_on_the_arena_as_well(serve_arena: Callable[..., str]) -> None:
+    assert "<dialog id=" not in httpx.get(serve_arena() + "/config").text
+    assert "<dialog id=" in httpx.get(serve_arena(page={"show_terms": True}) + "/config").text
+
+
+def test_a_regenerated_battle_is_the_one_that_is_voted_on(
+    serve_arena: Callable[..., str], fake: Any, tmp_path: Path
+) -> None:
+    fake.models = [{"id": "lion"}, {"id": "bear"}]
+    session = Session(serve_arena())
+    session.battle("hello")
+    asked = [request["model"] for request in fake.requests]
+    again = session.call("anonymous_regenerate", None, 0.7, 1.0, 64)
+    assert "heard: hello" in json.dumps(again[-1])
+    assert sorted(r["model"] for r in fake.requests[2:]) == sorted(asked), "the same models"
+    assert all(len(r["messages"]) == 1 for r in fake.requests), "not the answer to an answer"
+    assert WORDS.thanks in session.vote("left")
+    session.close()
+
+
 def test_our_cleaner_counts_every_vote_of_our_log(
     serve_arena: Callable[..., str], fake: Any, tmp_path: Path
 ) -> None:
