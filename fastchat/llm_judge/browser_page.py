@@ -1,6 +1,6 @@
 """The browser's page: selectors above, what they select below. Gradio."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, get_args
 
 from fastchat.llm_judge.browser_views import (
@@ -16,11 +16,13 @@ from fastchat.llm_judge.browser_views import (
     titles,
 )
 from fastchat.llm_judge.intervals import Estimate
+from fastchat.llm_judge.report_figures import figures
 from fastchat.llm_judge.scores import category_scores, mean_scores, position_bias, win_table
-from fastchat.llm_judge.tables import Table
+from fastchat.llm_judge.tables import Table, plain
 
 if TYPE_CHECKING:
     import gradio as gr
+    import plotly.graph_objects as go
 
 BASELINE = "gpt-3.5-turbo"
 """Published: model B of the comparison at first."""
@@ -30,11 +32,26 @@ CSS = """
 footer { display: none !important; }
 .answers { align-items: flex-start !important; }
 .text { overflow-x: auto; overflow-wrap: anywhere; }
-.scores { overflow-x: auto; max-width: calc(100vw - 2rem); }
-.scores th, .scores td { white-space: nowrap; overflow-wrap: normal; }
+.block.asked, .block.said { padding: .6rem .9rem !important; border-radius: 8px; }
+.block.asked { background: var(--background-fill-secondary); }
+.block.said { border: 1px solid var(--border-color-primary); }
+.block.reference { border-left: 3px solid var(--color-accent); border-radius: 0;
+  padding: 0 .9rem !important; }
+.reference:empty, .asked:empty, .said:empty { display: none; }
+.scores { overflow-x: auto; max-width: calc(100vw - 4rem); }
+.scores th, .scores td { padding: .4rem .6rem !important; }
+.scores th, .scores td { white-space: nowrap; overflow-wrap: normal;
+  border-color: var(--border-color-primary) !important; }
+.scores code { white-space: nowrap !important; }
 .gradio-container .column, .gradio-container .tabitem { min-width: 0 !important; }
 @media (max-width: 700px) {
+  .tabs { max-width: calc(100vw - 4rem) !important; }
+  .tab-container button { padding: 0 .45rem !important; font-size: .8rem !important; }
   .gradio-container .row > * { min-width: min(160px, 100%) !important; }
+  .gradio-container .row > button { min-width: 0 !important; flex: 1 1 0 !important;
+    padding: .5rem !important; }
+  .gradio-container button.previous, .gradio-container button.next {
+    font-size: .85rem !important; white-space: nowrap; }
   .answers { flex-direction: column !important; }
   .answers > * { width: 100% !important; } }
 """
@@ -57,9 +74,15 @@ def build_page(shelf: Shelf, bench_name: str) -> "gr.Blocks":
     import gradio as gr
 
     with gr.Blocks(title="MT-Bench Browser", analytics_enabled=False) as page:
+        counted = ", ".join(
+            _counted(len(held), word)
+            for held, word in (
+                *((shelf.questions, "question"), (shelf.models, "model")),
+                (shelf.judges, "judge"),
+            )
+        )
         gr.Markdown(
-            f"# MT-Bench Browser\n{code(bench_name)}: {len(shelf.questions)} questions, "
-            f"{len(shelf.models)} models, {len(shelf.judges)} judges. Keys: n next, p previous."
+            f"# MT-Bench Browser\n{code(bench_name)}: {counted}. Keys: `n` next, `p` previous."
         )
         if shelf.notes:
             gr.Markdown("\n".join(f"- {note}" for note in shelf.notes))
@@ -70,7 +93,13 @@ def build_page(shelf: Shelf, bench_name: str) -> "gr.Blocks":
         with gr.Tab("Scores"):
             for table in score_tables(shelf):
                 gr.Markdown(table.text("md"), elem_classes=["scores"])
+            for judge, figure in score_figures(shelf):
+                gr.Plot(figure, label=judge, elem_classes=["plot"])
     return page
+
+
+def _counted(n: int, word: str) -> str:
+    return f"{n} {word}" if n == 1 else f"{n} {word}s"
 
 
 def _tab(shelf: Shelf, n_models: int) -> None:
@@ -92,14 +121,14 @@ def _tab(shelf: Shelf, n_models: int) -> None:
             for value, label in _first_models(shelf.models, n_models)
         ]
     shown = [gr.Markdown(elem_classes=["text"])]
-    for turn in (1, 2):
-        gr.Markdown(f"### Turn {turn}")
-        shown.append(gr.Markdown(elem_classes=["text", f"question-{turn}"]))
+    for turn in range(1, shelf.n_turns + 1):
+        shown.append(gr.Markdown(elem_classes=["text", "asked", f"question-{turn}"]))
         with gr.Row(elem_classes=["answers"]):
             shown += [
-                gr.Markdown(elem_classes=["text", f"answer-{turn}-{i}"]) for i in range(n_models)
+                gr.Markdown(elem_classes=["text", "said", f"answer-{turn}-{i}"])
+                for i in range(n_models)
             ]
-        shown.append(gr.Markdown(elem_classes=["reference"]))
+        shown.append(gr.Markdown(elem_classes=["text", "reference"]))
     gr.Markdown("### Judgments")
     shown.append(gr.Markdown(elem_classes=["text", "judgment"]))
 
@@ -162,10 +191,14 @@ def _view_of(shelf: Shelf) -> Callable[..., list[str]]:
     def view(question_id: int | None, judge: str | None, *models: str | None) -> list[str]:
         question = shelf.questions.get(question_id or -1)
         if question is None or question_id is None:
-            return ["No question fits the filter.", *[ABSENT] * (2 * (2 + len(models)) + 1)]
+            empty = [""] * (shelf.n_turns * (2 + len(models)))
+            return ["No question fits the filter.", *empty, ABSENT]
         shown = [f"Question {question_id}, {question.category}"]
-        for turn in (1, 2):
-            shown.append(f"**User:** {question_view(shelf, question_id, turn)}")
+        for turn in range(1, shelf.n_turns + 1):
+            if turn > len(question.turns):
+                shown += [""] * (2 + len(models))
+                continue
+            shown.append(f"**Turn {turn}**\n\n{question_view(shelf, question_id, turn)}")
             for model in models:
                 text = answer_view(shelf, question_id, model or "", turn)
                 shown.append(f"**{code(model or ABSENT)}**\n\n{text}")
@@ -208,6 +241,26 @@ def score_tables(shelf: Shelf) -> list[Table]:
             title = f"{judge}: pairs; the order decided {bias.rate:.1%} of {bias.n_pairs}"
             tables.append(Table(title=title, columns=columns, rows=lines))
     return tables or [Table(title="No judgments yet", columns=("model",), rows=())]
+
+
+def score_figures(shelf: Shelf) -> "Iterator[tuple[str, go.Figure]]":
+    """Mean grades by category, for every judge that graded several."""
+    import plotly.graph_objects as go
+
+    category_of = {q.question_id: q.category for q in shelf.questions.values()}
+    for judge in shelf.judges:
+        rows = [row for row in shelf.single if row.judge[0] == judge]
+        found = category_scores(rows, category_of)
+        if len({name for row in found.values() for name in row}) < 3:  # no area to draw
+            continue
+        order = [score.model for score in mean_scores(rows)]
+        categories = {
+            model: {name: plain(estimate) for name, estimate in found[model].items()}
+            for model in order
+            if model in found
+        }
+        for figure in figures({"categories": categories}):
+            yield judge, go.Figure(figure)
 
 
 def _cells(found: Mapping[str, Estimate], categories: Sequence[str]) -> list[str]:

@@ -41,6 +41,11 @@ class Shelf:
     def models(self) -> list[str]:
         return sorted(self.answers)
 
+    @property
+    def n_turns(self) -> int:
+        """Turns of the longest question."""
+        return max(len(q.turns) for q in self.questions.values())
+
 
 def load_shelf(bench: Bench) -> Shelf:
     """Reads all files of a benchmark.

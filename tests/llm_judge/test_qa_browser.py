@@ -1,6 +1,7 @@
 """What the browser shows, as text; and the page in a real browser."""
 
 import asyncio
+import json
 import re
 import socket
 import threading
@@ -13,6 +14,7 @@ from fake_judge import BENCH, FakeJudge, answer, is_pair, judge
 from real_processes import free_port, running, wait_until_answers
 
 from fastchat.llm_judge import qa_browser
+from fastchat.llm_judge.browser_page import _view_of, score_figures
 from fastchat.llm_judge.browser_views import (
     ABSENT,
     answer_view,
@@ -67,6 +69,31 @@ def test_bullets_and_lists_become_markdown() -> None:
     assert tidy("Here:\n• one\n• two") == "Here:\n\n* one\n* two"
     assert tidy("Here:\n1. one\n2. two\nend") == "Here:\n\n1. one\n2. two\nend"
     assert tidy("a\n\n- b") == "a\n\n- b"
+
+
+def test_every_turn_of_a_question_is_shown_and_no_more(here: Path) -> None:
+    folder = here / "data" / "long"
+    folder.mkdir(parents=True)
+    rows: Any = [{"question_id": 1, "category": "a", "turns": ["one?", "two?", "three?"]}]
+    rows += [{"question_id": 2, "category": "b", "turns": ["alone?"]}]
+    (folder / "question.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    shelf = load_shelf(Bench(data_dir=Path("data"), name="long"))
+    shown = _view_of(shelf)(1, None, "m")
+    assert shown[0] == "Question 1, a" and len(shown) == 1 + 3 * 3 + 1
+    assert shown[1::3][:3] == [f"**Turn {i}**\n\n{t}" for i, t in enumerate(rows[0]["turns"], 1)]
+    assert _view_of(shelf)(2, None, "m")[4:-1] == [""] * 6
+    assert len(_view_of(shelf)(None, None, "m")) == len(shown)
+
+
+def test_grades_of_several_categories_are_drawn_for_each_judge(judged: Path) -> None:
+    drawn: Any = list(score_figures(load_shelf(OWN)))
+    assert [judge for judge, _ in drawn] == ["rule"]
+    (_, figure) = drawn[0]
+    assert [trace.name for trace in figure.data] == ["gpt-3.5-turbo", "one"]
+    assert list(figure.data[0].theta[:3]) == ["writing", "roleplay", "reasoning"]
+    assert (
+        list(score_figures(load_shelf(Bench(data_dir=Path("none"), name="fastchat_bench")))) == []
+    )
 
 
 @pytest.fixture
@@ -126,6 +153,11 @@ def test_a_reader_finds_a_question_and_its_judgments(page: str) -> None:
         tab.get_by_role("option", name="reasoning").click()
         expect(see).to_contain_text("Five boxes")
         expect(tab.locator(".reference:visible").first).to_contain_text("From left to right")
+        for name in ("Pairwise Comparison", "Scores"):
+            tab.locator(".overflow-menu button").first.click()
+            tab.get_by_text(name).last.click()
+            expect(tab.get_by_role("tab", name=name)).to_be_visible()
+            assert tab.evaluate("document.documentElement.scrollWidth") <= 380
         tab.set_viewport_size({"width": 1100, "height": 900})
         tab.get_by_role("tab", name="Pairwise Comparison").click()
         games = tab.locator(".judgment:visible").first
@@ -133,6 +165,7 @@ def test_a_reader_finds_a_question_and_its_judgments(page: str) -> None:
         expect(games).to_contain_text(re.compile("Winner: one"))
         tab.get_by_role("tab", name="Scores").click()
         expect(tab.locator(".scores:visible").first).to_contain_text("6.00")
+        expect(tab.locator(".plot:visible .main-svg").first).to_be_visible(timeout=20_000)
         assert all(url.startswith((page, "data:", "blob:")) for url in asked)
         browser.close()
 
