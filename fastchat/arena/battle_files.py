@@ -30,6 +30,8 @@ _BATCH = 8192
 """Rows that are held as objects, before they become columns."""
 SWITCHES = ("anony", "is_code", "is_refusal", "dedup_high_freq", "dedup_sampled")
 """Columns that are true, false or not known; `tags` is a list of `task.label` beside them."""
+COLUMNS = (*TEXTS, *NUMBERS, *SWITCHES, "tags")
+"""The columns of every table of battles."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -166,14 +166,14 @@ def build(
     method = method or Method()
     boards: dict[str, Board] = {}
     for i, category in enumerate(categories):
-        part = category.select(battles) if not category.missing(battles) else battles.clear()
+        part = _part(battles, category)
         found = _boards(part, category, method, is_first=i == 0)
         if missing := category.missing(battles):
             note = f"these battles tell nothing of {', '.join(missing)}, which it needs."
             found = [replace(board, notes=(note,)) for board in found]
         boards |= {board.key: board for board in found}
     last = battles["tstamp"].max() if battles.height else None
-    first = categories[0].select(battles) if categories and method.moments else None
+    first = _part(battles, categories[0]) if categories and method.moments else None
     return Leaderboard(
         boards=boards,
         updated_at=float(last) if isinstance(last, int | float) else None,
@@ -184,6 +184,13 @@ def build(
         history=() if first is None else history(first, method),
         refused=dict(Counter(refused or {})),
     )
+
+
+def _part(battles: "pl.DataFrame", category: Category) -> "pl.DataFrame":
+    """The battles of the category; none where they do not tell what it asks."""
+    if category.missing(battles) or not set(category.needs) <= set(battles.columns):
+        return battles.clear()
+    return category.select(battles)
 
 
 def _boards(

@@ -40,3 +40,10 @@ def test_one_round_is_refused_and_no_votes_are_the_start() -> None:
     with pytest.raises(UsageError):
         bootstrap_elo(votes_of(("a", "b", "tie")), rounds=1)
     assert online_elo(votes_of()).tolist() == []
+
+
+def test_the_seed_decides_the_resamples() -> None:
+    votes = random_votes(200, 4)[0]
+    first, same, other = (bootstrap_elo(votes, rounds=3, seed=s) for s in (1, 1, 2))
+    np.testing.assert_array_equal(first, same)
+    assert (first != other).any()

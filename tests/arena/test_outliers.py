@@ -1,5 +1,6 @@
 import numpy as np
 import polars as pl
+import pytest
 from voting import random_votes, votes_of
 
 from fastchat.arena.outliers import first_votes_a_day, outliers
@@ -49,3 +50,33 @@ def test_each_judge_keeps_the_first_votes_of_a_day() -> None:
     assert kept["tstamp"].to_list() == [noon, noon + 2, noon + 86_400, noon]
     there = first_votes_a_day(frame, 1, time_zone="Asia/Tokyo")
     assert there["tstamp"].to_list() == [noon, noon + 2, noon + 86_400, noon]
+
+
+def test_the_evidence_is_the_product_over_votes_written_out() -> None:
+    """40 votes for a by others and 5 for b by one, whose votes have 5 of 45 at or below them."""
+    votes = votes_of(*[("a", "b", "model_a")] * 40, *[("a", "b", "model_b")] * 5)
+    judges = np.concatenate([np.arange(40), np.full(5, 99)])
+    [found] = outliers(votes, judges)
+    assert found.judge == 99
+    assert found.evidence == pytest.approx((45 / (2 * 5)) ** 5)
+
+
+def test_who_stood_first_does_not_matter() -> None:
+    rows = [("a", "b", "model_a")] * 20 + [("b", "a", "model_b")] * 20
+    rows += [("a", "b", "model_b")] * 3 + [("b", "a", "model_a")] * 2
+    judges = np.concatenate([np.arange(40), np.full(5, 99)])
+    [found] = outliers(votes_of(*rows), judges)
+    assert found.evidence == pytest.approx((45 / (2 * 5)) ** 5)
+
+
+def test_no_more_than_a_hundred_votes_of_a_voter_are_looked_at() -> None:
+    """Evidence that comes after them is none; a voter's many fair votes before it stay fair."""
+    fair = [("a", "b", "model_a"), ("a", "b", "model_b")] * 500
+    theirs = [("a", "b", "model_a")] * 50 + [("a", "b", "model_b")] * 50
+    odd = [("c", "d", "model_b")] * 20
+    others = [("c", "d", "model_a")] * 400
+    n = len(fair) + len(others)
+    late = np.concatenate([np.arange(n), np.full(120, 9999)])
+    assert not [o for o in outliers(votes_of(*fair, *others, *theirs, *odd), late) if o.n_votes > 9]
+    early = outliers(votes_of(*fair, *others, *odd, *theirs), late)
+    assert [o.judge for o in early] == [9999]

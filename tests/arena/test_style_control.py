@@ -172,3 +172,17 @@ def test_resamples_that_bound_nothing_stay_finite() -> None:
     assert bootstrap_style(votes_of(), np.zeros((0, 1)), ["f"]).ratings.models == ()
     with pytest.raises(UsageError, match="--num-bootstrap 1"):
         bootstrap_style(votes_of(*rows), x, ["f"], rounds=1)
+
+
+@pytest.mark.slow
+def test_intervals_hold_the_truth_as_often_as_they_say() -> None:
+    """50 seeds, 12 models and two coefficients each."""
+    held, held_style = 0, 0
+    for seed in range(50):
+        votes, x = with_style(4000, 12, [0.4, -0.2], seed=seed)
+        found = fit_style(votes, x, ["f", "g"])
+        truth = 400 / math.log(10) * random_votes(4000, 12, seed=seed)[1] + 1000
+        held += int(((found.ratings.lower <= truth) & (truth <= found.ratings.upper)).sum())
+        held_style += int(((found.lower <= [0.4, -0.2]) & (found.upper >= [0.4, -0.2])).sum())
+    assert 0.93 <= held / 600 <= 0.97
+    assert held_style >= 90

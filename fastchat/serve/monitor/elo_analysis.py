@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     import polars as pl
 
     from fastchat.arena.battle_files import BattleTable
+    from fastchat.arena.categories import Category
     from fastchat.arena.leaderboard import Board, Leaderboard
 
 
@@ -91,7 +92,7 @@ def elo_analysis(settings: EloAnalysisSettings) -> None:
     _check(settings)
     more = read_categories(settings.category_file) if settings.category_file else {}
     categories = chosen_categories(settings.category, more)
-    table = _battles(settings)
+    table = _battles(settings, categories)
     battles = _filtered(settings, table.frame, table.refused)
     anchor = (settings.anchor_model, settings.anchor_rating) if settings.anchor_model else None
     method = Method(
@@ -148,9 +149,9 @@ def _check(settings: EloAnalysisSettings) -> None:
             raise UsageError(f"--time-zone {settings.time_zone!r} is not known.") from None
 
 
-def _battles(settings: EloAnalysisSettings) -> "BattleTable":
+def _battles(settings: EloAnalysisSettings, categories: "Sequence[Category]") -> "BattleTable":
     """The battles of the file, the store, or the logs."""
-    from fastchat.arena.battle_files import read_battles
+    from fastchat.arena.battle_files import COLUMNS, read_battles
     from fastchat.arena.battles import battles_of_logs
     from fastchat.arena.events import log_files
 
@@ -162,7 +163,9 @@ def _battles(settings: EloAnalysisSettings) -> "BattleTable":
         from fastchat.arena.store_battles import battles_of_store
 
         return battles_of_store(source, no_urls=settings.exclude_url)
-    return read_battles(Path(source), no_urls=settings.exclude_url, more=settings.features)
+    asked = [name for category in categories for name in category.needs if name not in COLUMNS]
+    more = [*settings.features, *asked]
+    return read_battles(Path(source), no_urls=settings.exclude_url, more=more)
 
 
 def _filtered(
