@@ -6,6 +6,7 @@ logits must be those of one plain pass over the whole sequence. It takes some te
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -15,7 +16,7 @@ from torch import Tensor
 from fastchat.engine.kv_cache import CachedText
 from fastchat.engine.packed import PackedModel, UnsupportedModelError
 from fastchat.engine.plan import Segment
-from fastchat.engine.vision import VisionTower, placed
+from fastchat.engine.vision import SeenPrompt, VisionTower, placed
 from fastchat.errors import ModelError, UsageError
 
 if TYPE_CHECKING:
@@ -71,6 +72,9 @@ def check(packed: PackedModel, model: Any, vocab_size: int) -> None:
 def check_pictures(packed: PackedModel, loaded: LoadedModel) -> None:
     """Compares a prompt with two pictures, in two pieces, with the library's own pass.
 
+    Where they differ it is tried whether each token of a picture sees all of it, which the
+    processor then notes.
+
     Raises:
         UnsupportedModelError: they differ, or one of the two cannot be computed.
     """
@@ -90,17 +94,30 @@ def check_pictures(packed: PackedModel, loaded: LoadedModel) -> None:
             wanted = loaded.model(**whole, use_cache=False).logits[0]
         read = [(bytes([i]) * 32, processor.prepare(image)) for i, image in enumerate(images)]
         prompt = placed(loaded, text, read, is_complete=False)
-        seen = VisionTower(loaded.model).see(prompt)
+        seen = VisionTower(loaded.model, sees_whole=False).see(prompt)
     except (TypeError, ValueError, RuntimeError, KeyError, AttributeError, IndexError) as error:
         raise UnsupportedModelError(f"a prompt with pictures fails: {error}") from error
     except (ModelError, UsageError) as error:
         raise UnsupportedModelError(error.message) from error
     if whole["input_ids"][0].tolist() != prompt.ids:
         raise UnsupportedModelError("its processor writes other tokens")
+    tolerance = TOLERANCE.get(wanted.dtype.itemsize, 1e-3)
+    difference = _difference(_pictured_logits(packed, seen), wanted.float())
+    processor.is_seen_whole = not difference <= tolerance
+    if processor.is_seen_whole:
+        seen = replace(seen, blocks=prompt.blocks)
+        difference = _difference(_pictured_logits(packed, seen), wanted.float())
+    if not difference <= tolerance:
+        raise UnsupportedModelError(f"its logits differ by {difference:.2g} of their size")
+
+
+def _pictured_logits(packed: PackedModel, seen: SeenPrompt) -> Tensor:
+    """(tokens, V) of a prompt with pictures, computed in two pieces."""
+    prompt = seen.prompt
     cached = packed.cache.open(prompt.text_keys, 1, source=None, n_shared=0)
     if cached is None:
         raise UnsupportedModelError("the cache is too small for two pictures")
-    middle = prompt.places[len(prompt.places) // 3]
+    middle = seen.blocks[0][1] if seen.blocks else prompt.places[len(prompt.places) // 3]
     got: list[Tensor] = []
     for start, end in ((0, middle), (middle, len(prompt.ids))):
         segment = Segment(
@@ -110,12 +127,11 @@ def check_pictures(packed: PackedModel, loaded: LoadedModel) -> None:
             wants_all=True,
             pictured=seen.part(start, end),
             positions=seen.positions(start, end),
+            blocks=seen.blocks_within(start, end),
         )
         got.append(packed.forward([segment]))
     packed.cache.close(cached, keep=False)
-    difference = _difference(torch.cat(got).float(), wanted.float())
-    if not difference <= TOLERANCE.get(wanted.dtype.itemsize, 1e-3):
-        raise UnsupportedModelError(f"its logits differ by {difference:.2g} of their size")
+    return torch.cat(got).float()
 
 
 class _Probe:

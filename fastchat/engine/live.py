@@ -95,6 +95,7 @@ class Choice:
             live.prompt_ids if live.seen is None else live.seen.prompt.text_keys,
             answers_at_most=live.max_tokens,
             text_key=live.computer.key,
+            blocks=() if live.seen is None else live.seen.blocks,
         )
 
 
@@ -110,8 +111,10 @@ def segment_of(work: Work) -> Segment:
     start, end = work.start, work.start + work.n_tokens
     token_ids = work.sequence.tokens[start:end]
     pictured = positions = None
+    blocks: list[tuple[int, int]] = []
     if live.seen is not None:
         positions = live.seen.positions(start, end)
+        blocks = live.seen.blocks_within(start, end)
         if min(token_ids) < 0:
             pictured = live.seen.part(start, end)
             token_ids = [max(0, token) for token in token_ids]
@@ -124,4 +127,5 @@ def segment_of(work: Work) -> Segment:
         adapter=live.computer.place,
         pictured=pictured,
         positions=positions,
+        blocks=blocks,
     )

@@ -39,6 +39,8 @@ class Segment:
     """Which of its tokens stand for pictures, and (tokens, width) the embeddings of these."""
     positions: Tensor | None = None
     """(3, tokens); None where a token's position is its place."""
+    blocks: Sequence[tuple[int, int]] = ()
+    """Places from the first to behind the last of tokens that see each other, later ones too."""
 
 
 class Run:
@@ -101,7 +103,18 @@ class Run:
 class Chunk:
     """Neighbouring tokens of one sequence."""
 
-    __slots__ = ("_device", "end", "first", "high", "is_causal", "low", "mask", "region", "window")
+    __slots__ = (
+        "_blocks",
+        "_device",
+        "end",
+        "first",
+        "high",
+        "is_causal",
+        "low",
+        "mask",
+        "region",
+        "window",
+    )
 
     def __init__(
         self, first: int, segment: Segment, window: int | None, *, device: torch.device
@@ -113,7 +126,9 @@ class Chunk:
         self.high = start + n
         self.window = window
         self._device = device
-        self.is_causal = start == 0 and (window is None or n <= window)
+        self._blocks = segment.blocks
+        is_short = start == 0 and (window is None or n <= window)
+        self.is_causal = is_short and not self._blocks
         self.mask = None if self.is_causal else self._visible()
         """(tokens, keys), true where a token may look."""
 
@@ -127,7 +142,10 @@ class Chunk:
         n = self.end - self.first
         at = torch.arange(self.high - n, self.high, device=self._device).unsqueeze(1)
         keys = torch.arange(self.low, self.high, device=self._device)
-        visible = keys <= at
+        last = at.clone()
+        for start, end in self._blocks:
+            last[start:end] = at[0] + end - 1
+        visible = keys <= last
         return visible if self.window is None else visible & (keys > at - self.window)
 
     def view(self, pool: Tensor, heads: int, dim: int) -> Tensor:

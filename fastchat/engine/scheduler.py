@@ -11,6 +11,7 @@ Knows nothing of text, sampling or clients.
 from __future__ import annotations
 
 from collections import deque
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 from fastchat.engine.kv_cache import BLOCK, CachedText, KVCache
@@ -30,6 +31,7 @@ class Sequence:
 
     __slots__ = (
         "answers_at_most",
+        "blocks",
         "cached",
         "has_run",
         "is_held",
@@ -49,6 +51,7 @@ class Sequence:
         answers_at_most: int,
         wants_prompt_logits: bool = False,
         text_key: int = 0,
+        blocks: Iterable[tuple[int, int]] = (),
     ) -> None:
         self.key = key
         """What the caller knows it by."""
@@ -66,6 +69,15 @@ class Sequence:
         self.n_reused = 0
         """Tokens of the prompt that were not computed for it."""
         self.cached: CachedText | None = None
+        self.blocks = tuple(blocks)
+        """Places from the first to behind the last of tokens that are computed in one step."""
+
+    def whole(self, n_tokens: int, *, least: int = 0) -> int:
+        """So many tokens or fewer, no block being cut; more, where that would be `least`."""
+        for start, end in self.blocks:
+            if start < n_tokens < end:
+                return start if start > least else end
+        return n_tokens
 
     @property
     def n_missing(self) -> int:
@@ -134,9 +146,10 @@ class Scheduler:
         budget = max(self._max_step_tokens - len(work), LEAST_PROMPT_TOKENS)
         for sequence in self.running:
             if budget and (missing := sequence.n_missing) > 1:
-                n = min(missing, budget)
-                work.append(Work(sequence, len(sequence.tokens) - missing, n))
-                budget -= n
+                start = len(sequence.tokens) - missing
+                n = sequence.whole(start + min(missing, budget), least=start) - start
+                work.append(Work(sequence, start, n))
+                budget = max(0, budget - n)
         return work
 
     def advance(self, work: list[Work]) -> None:
@@ -159,6 +172,9 @@ class Scheduler:
             # A sequence that comes back gets more, so that it does not soon give up again.
             room = max(ROOM, len(sequence.tokens) - sequence.n_prompt)
             room = min(room, sequence.answers_at_most + sequence.n_prompt - len(sequence.tokens))
+            if source is not None:
+                n_shared = min(n_shared, source.n_computed, len(sequence.tokens) - 1)
+                n_shared = sequence.whole(n_shared, least=-1)
             cached = self._cache.open(
                 sequence.tokens,
                 max(1, room),

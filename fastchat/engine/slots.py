@@ -97,7 +97,10 @@ class SlotEngine:
         """Iterators of `generate` that have not ended; of the event loop."""
         self._live: dict[Live, None] = {}
         """Requests that have not ended; of the model's thread."""
-        self._tower = VisionTower(loaded.model) if packed.has_vision else None
+        self._tower = None
+        if packed.has_vision and loaded.processor is not None:
+            sees_whole = loaded.processor.is_seen_whole
+            self._tower = VisionTower(loaded.model, sees_whole=sees_whole)
         self._reading = asyncio.Semaphore(READING_AT_ONCE)
         self._adapters = LoadedAdapters(packed, loaded.model, settings, path=path)
         self._stats = EngineStats(cache_budget=packed.cache.budget)

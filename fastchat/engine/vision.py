@@ -42,6 +42,13 @@ class PicturePrompt:
     """What is added to the place of a later token to get its position."""
 
     @property
+    def blocks(self) -> tuple[tuple[int, int], ...]:
+        """Places from the first to behind the last of tokens in a row that stand for pictures."""
+        cuts = [i for i in range(1, len(self.places)) if self.places[i] > self.places[i - 1] + 1]
+        rows = zip([0, *cuts], [*cuts, len(self.places)], strict=True)
+        return tuple((self.places[i], self.places[k - 1] + 1) for i, k in rows if k > i)
+
+    @property
     def text_keys(self) -> list[int]:
         """The prompt as the prefix cache is to know it."""
         keys = list(self.ids)
@@ -60,6 +67,12 @@ class SeenPrompt:
     prompt: PicturePrompt
     embeddings: Tensor
     """(tokens that stand for pictures, width)"""
+    blocks: tuple[tuple[int, int], ...] = ()
+    """The prompt's, where the tokens of one picture see each other."""
+
+    def blocks_within(self, start: int, end: int) -> list[tuple[int, int]]:
+        """The blocks from `start` to `end`, which cuts none, counted from `start`."""
+        return [(a - start, b - start) for a, b in self.blocks if start <= a and b <= end]
 
     def part(self, start: int, end: int) -> tuple[list[int], Tensor]:
         """Places of pictures' tokens from `start` to `end`, counted from `start`; embeddings."""
@@ -133,8 +146,14 @@ def _processor(loaded: LoadedModel) -> Processor:
 class VisionTower:
     """The part of a model that sees. Belongs to the thread that runs the model."""
 
-    def __init__(self, model: Any) -> None:
+    def __init__(self, model: Any, *, sees_whole: bool) -> None:
+        """
+        Args:
+            model: with a vision tower.
+            sees_whole: in its text part, each token of a picture sees all of it.
+        """
         self._model = model
+        self._sees_whole = sees_whole
         self._kept: dict[bytes, Tensor] = {}
         """By digest, least recently used first."""
 
@@ -143,7 +162,8 @@ class VisionTower:
         rows = [self._rows(d, p) for d, p in zip(prompt.digests, prompt.pictures, strict=True)]
         while len(self._kept) > 1 and sum(map(len, self._kept.values())) > KEPT_TOKENS:
             del self._kept[next(iter(self._kept))]
-        return SeenPrompt(prompt, torch.cat(rows))
+        blocks = prompt.blocks if self._sees_whole else ()
+        return SeenPrompt(prompt, torch.cat(rows), blocks)
 
     def _rows(self, digest: bytes, picture: Prepared) -> Tensor:
         rows = self._kept.pop(digest, None)

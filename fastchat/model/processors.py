@@ -52,6 +52,9 @@ class Processor:
         self.image_token_id = image_token_id
         self.mark: str = library.image_token
         """Stands once for each picture in a rendered prompt."""
+        self.is_seen_whole = False
+        """In the text part, each token of a picture sees all of it, as in Gemma 3; found out by
+        `check.check_pictures`."""
 
     @property
     def chat_template(self) -> Any:

@@ -129,6 +129,60 @@ def make_idefics3(folder: Path) -> Path:
     return folder
 
 
+def make_gemma3(folder: Path) -> Path:
+    """SigLIP and a Gemma 3, whose pictures' tokens see each other, in windows and without."""
+    import torch
+    from transformers import AutoConfig, AutoModelForImageTextToText
+    from transformers.models.gemma3.image_processing_pil_gemma3 import Gemma3ImageProcessorPil
+    from transformers.models.gemma3.processing_gemma3 import Gemma3Processor
+
+    plain = make_tokenizer()
+    tokenizer = type(plain)(
+        tokenizer_object=plain.backend_tokenizer,
+        bos_token="<s>",
+        eos_token="</s>",
+        pad_token="<pad>",
+        extra_special_tokens={
+            "boi_token": "<boi>",
+            "eoi_token": "<eoi>",
+            "image_token": "<image>",
+        },
+    )
+    tokenizer.chat_template = PARTS_TEMPLATE.replace("MARK", "<boi>")
+    config = AutoConfig.for_model(
+        "gemma3",
+        text_config={
+            **TEXT,
+            "num_hidden_layers": 4,
+            "layer_types": ["sliding_attention", "full_attention"] * 2,
+            "sliding_window": 12,
+            "query_pre_attn_scalar": 8,
+            "tie_word_embeddings": False,
+        },
+        vision_config={
+            "model_type": "siglip_vision_model",
+            "hidden_size": 32,
+            "intermediate_size": 48,
+            "num_hidden_layers": 2,
+            "num_attention_heads": 4,
+            "image_size": 56,
+            "patch_size": 7,
+            "vision_use_head": False,
+        },
+        mm_tokens_per_image=16,
+        tie_word_embeddings=False,
+        image_token_id=tokenizer.convert_tokens_to_ids("<image>"),
+        boi_token_index=tokenizer.convert_tokens_to_ids("<boi>"),
+        eoi_token_index=tokenizer.convert_tokens_to_ids("<eoi>"),
+    )
+    torch.manual_seed(7)
+    save(AutoModelForImageTextToText.from_config(config).eval(), folder)
+    processor = Gemma3ImageProcessorPil(size={"height": 56, "width": 56})
+    Gemma3Processor(processor, tokenizer, image_seq_length=16).save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    return folder
+
+
 def make_qwen(folder: Path, generation: str = "qwen2_vl") -> Path:
     """Qwen's: pictures of any shape, positions in three directions, a template of parts."""
     import torch

@@ -14,23 +14,34 @@ import torch
 from fastchat.engine.adapted import AdaptedEngine
 from fastchat.engine.base import GenerationRequest, SamplingParams
 from fastchat.engine.choose import EngineSettings, open_engine
+from fastchat.engine.kv_cache import KVCache, LayerShape
+from fastchat.engine.scheduler import Scheduler, Sequence
 from fastchat.errors import ContextOverflowError, UsageError
 from fastchat.message import Message
 from fastchat.model.hub import Source
 from fastchat.model.load import ModelSettings
 from fastchat.model.processors import load_processor
 from tests.engine.adapters_on_disk import make_adapter
-from tests.engine.seeing_models import data_url, make_idefics3, make_llava, make_qwen, picture
+from tests.engine.seeing_models import (
+    data_url,
+    make_gemma3,
+    make_idefics3,
+    make_llava,
+    make_qwen,
+    picture,
+)
 
 KINDS: dict[str, Callable[[Path], Path]] = {
     "llava": make_llava,
     "idefics3": make_idefics3,
+    "gemma3": make_gemma3,
     "qwen2_vl": make_qwen,
     "qwen2_5_vl": lambda folder: make_qwen(folder, "qwen2_5_vl"),
 }
 MARKS = {
     "llava": "<image>",
     "idefics3": "<image>",
+    "gemma3": "<boi>",
     "qwen2_vl": "<|vision_start|><|image_pad|><|vision_end|>",
     "qwen2_5_vl": "<|vision_start|><|image_pad|><|vision_end|>",
 }
@@ -152,6 +163,7 @@ async def test_answers_equal_generate_alone_and_in_company(
     # Steps so short that pictures come in pieces, and too little room for all at once.
     async with opened(folder, max_step_tokens=16, max_running=3, max_cached_tokens=256) as engine:
         assert "vision" in engine.info.abilities
+        assert engine._loaded.processor.is_seen_whole == (kind == "gemma3")
         together = await asyncio.gather(*(answer(engine, said(*c)) for c in conversations))
         assert [ids for ids, _ in together] == wanted
     async with opened(folder) as engine:
@@ -290,3 +302,49 @@ async def test_a_model_that_computes_pictures_otherwise_serves_text_only(
             with pytest.raises(UsageError, match="does not take images"):
                 await answer(engine, said(picture(28, 28, 1), "?"))
     assert "pictures are refused" in caplog.text
+
+
+def test_a_picture_that_is_seen_whole_is_never_cut() -> None:
+    sequence = Sequence("a", list(range(50)), answers_at_most=4, blocks=((0, 3), (5, 30), (30, 40)))
+    assert [sequence.whole(n) for n in (3, 4, 5, 6, 29, 30, 31, 40, 45)] == [
+        *(3, 4, 5, 5, 5, 30, 30, 40, 45)
+    ]
+    assert sequence.whole(2, least=-1) == 0
+    shape = LayerShape(
+        kv_heads=1, key_dim=2, value_dim=2, dtype=torch.float32, device=torch.device("cpu")
+    )
+    scheduler = Scheduler(
+        KVCache({0: shape}, budget=256, longest=128), max_running=2, max_step_tokens=16
+    )
+    scheduler.add(sequence)
+    pieces: list[tuple[int, int]] = []
+    while sequence.cached is None or sequence.n_missing:
+        work = scheduler.plan()
+        pieces += [(item.start, item.start + item.n_tokens) for item in work]
+        scheduler.advance(work)
+    # More than a step's tokens only where a picture alone has more.
+    assert pieces == [(0, 5), (5, 30), (30, 46), (46, 50)]
+    scheduler.remove(sequence)
+    # Half a picture of another text is no use to one that looks at all of it.
+    other = Sequence("b", [*range(20), 99, *range(21, 50)], answers_at_most=4, blocks=((5, 30),))
+    scheduler.add(other)
+    (work,) = scheduler.plan()
+    assert (work.start, work.n_tokens) == (5, 25)
+
+
+async def test_pictures_that_are_seen_whole_are_reused_and_told_apart(
+    folder_of: Callable[[str], Path],
+) -> None:
+    folder = folder_of("gemma3")
+    library = Library(folder)
+    one, two = picture(50, 50, 1), picture(50, 50, 2)
+    long = "words that stand before the picture and are many"
+    conversations = [(long, one, "?"), (long, two, "?"), (long, one, two, "?"), (long, one, "!")]
+    async with opened(folder, max_step_tokens=16) as engine:
+        for parts in conversations:
+            wanted = library.answer(
+                prompt("gemma3", *parts), [p for p in parts if not isinstance(p, str)]
+            )
+            assert (await answer(engine, said(*parts)))[0] == wanted
+        found = await asyncio.gather(*(answer(engine, said(*c)) for c in conversations))
+        assert all(cached >= len(f"<s>user: {long}") for _, cached in found)
