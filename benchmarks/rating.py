@@ -37,6 +37,7 @@ from fastchat.arena.elo import online_elo
 from fastchat.arena.live import LiveLeaderboard
 from fastchat.arena.rating import POINTS, Ratings, fit
 from fastchat.arena.style_control import fit_style, relative_differences
+from fastchat.arena.tie_models import fit_with_ties
 from fastchat.arena.votes import Votes, votes_from_frame
 from fastchat.store.arena_records import VoteColumns
 
@@ -121,9 +122,15 @@ def speed_rows(data: dict[str, Any], perf: Any) -> list[list[str]]:
         a, b = (side.astype(np.float64) for side in sides)
         return fit_style(votes, relative_differences(a, b), perf.STYLE)
 
-    tasks: list[tuple[str, float, Callable[[], object]]] = [
+    tasks: list[tuple[str, float | str, Callable[[], object]]] = [
         ("BT and sandwich intervals, from codes", 0.015, lambda: fit(fold(votes))),
-        ("the same from a frame of strings", 0.25, lambda: fit(fold(votes_from_frame(frame)))),
+        ("the same, ties by Davidson", "", lambda: fit_with_ties(fold(votes), "davidson")),
+        ("the same, ties by Rao and Kupper", "", lambda: fit_with_ties(fold(votes), "rao-kupper")),
+        (
+            "BT and sandwich, from a frame of strings",
+            0.25,
+            lambda: fit(fold(votes_from_frame(frame))),
+        ),
         ("bootstrap, 100 rounds", 0.8, lambda: bootstrap_ratings(fold(votes))),
         ("style control and sandwich", 0.5, style),
         ("online Elo", 0.2, lambda: online_elo(votes)),

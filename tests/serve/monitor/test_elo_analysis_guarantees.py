@@ -251,3 +251,20 @@ def test_tables_have_the_published_columns_best_model_first(
     assert [float(r["rating"]) for r in rows] == sorted(
         (float(r["rating"]) for r in rows), reverse=True
     )
+
+
+@pytest.mark.slow
+def test_intervals_of_many_votes_hold_the_truth_where_named_votes_are_left_out(
+    shared: Path, analysed: Callable[..., Leaderboard]
+) -> None:
+    """200,000 votes on 60 models, of which 5 % are named and inverted."""
+    rows, truth = tool(shared, "gen_battles").gen_random(60, 200_000, 0, 0.3, 0.8, 0.05)
+
+    def share_held(board: Leaderboard) -> float:
+        held = [r.lower <= truth["ratings"][r.model] <= r.upper for r in board.first.rows]
+        return sum(held) / 60
+
+    assert share_held(analysed(rows)) >= 0.88
+    for row in rows:
+        row["anony"] = True
+    assert share_held(analysed(rows)) < 0.5
