@@ -12,6 +12,7 @@ from typing import Annotated, Any, ClassVar, Literal
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, WithJsonSchema, model_validator
 
 from fastchat.errors import UsageError
+from fastchat.protocol.inner_fields import ANTHROPIC
 from fastchat.protocol.openai_api import (
     MAX_MESSAGES,
     MAX_NEW_TOKENS,
@@ -149,6 +150,8 @@ class CountTokensRequest(Body):
             "workspace_id",
         }
     )
+
+    inner = ANTHROPIC
 
     messages: Annotated[list[Turn], Field(min_length=1, max_length=MAX_MESSAGES)]
     system: Blocks = Field(default_factory=list)

@@ -67,12 +67,17 @@ def read_line(data: bytes, endpoint: str) -> BatchLine:
     return BatchLine(custom_id=custom_id, body=body)
 
 
-def answer_line(custom_id: str, status: int, body: Any) -> bytes:
-    """The line of an output or error file for a request that was answered."""
+def answer_line(custom_id: str, status: int, body: Any, *, ignored: str = "") -> bytes:
+    """The line of an output or error file for a request that was answered.
+
+    Args:
+        ignored: the fields without meaning, as the header of the reply named them.
+    """
     response = {
         "status_code": status,
         "request_id": f"req_{secrets.token_hex(12)}",
         "body": body,
+        **({"ignored": ignored} if ignored else {}),
     }
     return _line(custom_id, response, None)
 

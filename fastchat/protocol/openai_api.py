@@ -5,6 +5,7 @@
 amount of work. Unknown fields are tolerated; `ignored_fields` names them.
 """
 
+from collections.abc import Mapping
 from typing import Annotated, Any, ClassVar, Literal, TypeVar
 
 from pydantic import (
@@ -16,12 +17,13 @@ from pydantic import (
     model_validator,
 )
 
-from fastchat.errors import OutOfRangeError, UsageError
+from fastchat.errors import UsageError
 from fastchat.message import Slot
+from fastchat.protocol.inner_fields import CHAT, COMPLETION, MESSAGES, TOOLS, Shape, unknown_inside
 from fastchat.protocol.openai_constraints import GUIDED, Constraint, constraint_of
 from fastchat.protocol.openai_messages import MAX_PARTS, ROLES, ChatMessage, slot_after
 from fastchat.protocol.openai_tools import Choice, ToolChoice, Tools
-from fastchat.protocol.validation import refuse
+from fastchat.protocol.validation import refuse, usage_error
 
 __all__ = [
     "MAX_PARTS",
@@ -135,6 +137,8 @@ class Body(BaseModel):
     """Fields that are accepted and have no effect here."""
     renamed: ClassVar[frozenset[str]] = frozenset()
     """Fields that are read under another name."""
+    inner: ClassVar[Mapping[str, Shape]] = {}
+    """What the fields may hold, where that is objects."""
 
     model: Annotated[str, Field(min_length=1, max_length=512)]
 
@@ -204,6 +208,8 @@ class Generation(Body):
 
 class ChatRequest(Generation):
     """`POST /v1/chat/completions`."""
+
+    inner = CHAT
 
     not_built = {
         **_OTHER_SERVERS,
@@ -307,6 +313,8 @@ class ChatRequest(Generation):
 class CompletionRequest(Generation):
     """`POST /v1/completions`."""
 
+    inner = COMPLETION
+
     not_built = {
         **_OTHER_SERVERS,
         "suffix": "put all text before the gap into `prompt`",
@@ -357,6 +365,8 @@ class EmbeddingRequest(Body):
 
 class TokenizeRequest(Body):
     """`POST /tokenize`: of a text, or of a conversation as the model would see it."""
+
+    inner: ClassVar = {"messages": MESSAGES, "tools": TOOLS}
 
     prompt: str | None = None
     messages: Annotated[list[ChatMessage], Field(max_length=MAX_MESSAGES)] = []
@@ -411,57 +421,16 @@ def parse(kind: type[B], body: dict[str, Any]) -> B:
     try:
         return kind.model_validate(body)
     except ValidationError as error:
-        raise _usage_error(error.errors(include_url=False)[0]) from None
+        raise usage_error(error.errors(include_url=False)[0]) from None
 
 
 def ignored_fields(kind: type[Body], body: dict[str, Any]) -> list[str]:
-    """Names of fields in `body` that have no meaning here, the quiet ones left out."""
+    """Names of fields in `body` that have no meaning here, the quiet ones left out; those inside
+    of others by their path, as `messages.content.cache_control`."""
     own = {"constraint", "raw_prompt"}
     known = (kind.model_fields.keys() - own) | kind.quiet | kind.renamed | kind.not_built.keys()
-    return [name for name in body if name not in known]
-
-
-_TYPES = {
-    "missing": "is required",
-    "string_type": "must be a text",
-    "bool_type": "must be true or false",
-    "int_type": "must be a whole number",
-    "int_from_float": "must be a whole number",
-    "float_type": "must be a number",
-    "finite_number": "must be a finite number",
-    "list_type": "must be a list",
-    "model_type": "must be an object",
-    "string_too_short": "must not be empty",
-    "refused": "{message}",
-}
-_RANGES = {
-    "greater_than": "must be above {gt:g}",
-    "greater_than_equal": "must be at least {ge:g}",
-    "less_than": "must be below {lt:g}",
-    "less_than_equal": "must be at most {le:g}",
-    "too_long": "may hold at most {max_length} entries",
-    "string_too_long": "may have at most {max_length} characters",
-    "literal_error": "must be one of {expected}",
-}
-
-
-def _usage_error(error: Any) -> UsageError:
-    """The first fault that was found, in words that name fields and nothing of ours."""
-    context = error.get("ctx", {})
-    param = context.get("param") or _path(error["loc"])
-    kind = error["type"]
-    if kind not in _RANGES:
-        words = _TYPES.get(kind, "has a value that does not fit").format(**context)
-        return UsageError(f"`{param}` {words}.", param=param)
-    words = _RANGES[kind].format(**context)
-    if isinstance(error["input"], int | float):
-        words += f", not {error['input']}"
-    return OutOfRangeError(f"`{param}` {words}.", param=param)
-
-
-def _path(loc: tuple[int | str, ...]) -> str:
-    """`messages[3].name` for ("messages", 3, "name")."""
-    path = ""
-    for step in loc:
-        path += f"[{step}]" if isinstance(step, int) else f".{step}" if path else step
-    return path
+    found = dict.fromkeys(name for name in body if name not in known)
+    for name, known_inside in kind.inner.items():
+        if name in body:
+            found |= dict.fromkeys(unknown_inside(body[name], known_inside, name))
+    return list(found)

@@ -19,6 +19,7 @@ from pydantic import (
 )
 
 from fastchat.errors import UsageError
+from fastchat.protocol.inner_fields import RESPONSES
 from fastchat.protocol.openai_api import MAX_MESSAGES, MAX_NEW_TOKENS, MAX_PARTS, Body, refuse
 
 Item = dict[str, Any]
@@ -130,6 +131,8 @@ class ResponsesRequest(Body):
             "user",
         }
     )
+
+    inner = RESPONSES
 
     input: Items
     instructions: str | None = None

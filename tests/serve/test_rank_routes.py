@@ -137,6 +137,8 @@ async def test_an_endpoint_without_these_routes_is_asked_for_embeddings() -> Non
         assert [result["index"] for result in reply["results"]] == [1, 0, 2]
         assert reply["results"][0]["relevance_score"] == pytest.approx(0.5**0.5)
         assert asked == [["q", "a", "b"]]
+        async with session.post(url + "/v1/rerank", json=body | {"flavour": 1}) as told:
+            assert told.headers["x-fastchat-ignored"] == "flavour"
         assert reply["usage"]["total_tokens"] == 9
         _, reply = await post(session, url + "/score", {"model": "m", "text_1": "q", "text_2": "b"})
         assert reply["data"][0]["score"] == pytest.approx(0.5**0.5)

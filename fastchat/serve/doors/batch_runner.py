@@ -11,6 +11,7 @@ import secrets
 import time
 from collections.abc import AsyncGenerator, Awaitable, Callable, Iterator
 from contextlib import aclosing
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from fastchat.errors import FastChatError, UsageError
@@ -24,6 +25,7 @@ from fastchat.protocol.batch_lines import (
 )
 from fastchat.protocol.errors import error_body
 from fastchat.serve.asgi import told
+from fastchat.serve.doors.body import IGNORED
 from fastchat.serve.doors.door_stores import DoorStores
 from fastchat.serve.doors.files import file_parts
 from fastchat.serve.doors.inside import KEY_ID, Inside
@@ -44,6 +46,19 @@ LONGEST_WAIT_S = 60.0
 OUTPUT_LASTS_S = 30 * 86400.0
 
 Sleep = Callable[[float], Awaitable[object]]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LineReply:
+    """The reply to the request of one line."""
+
+    status: int
+    value: Any
+    """Its body; None where it is no JSON."""
+    ignored: str = ""
+    """The fields without meaning, as its header named them."""
+    wait_s: float | None = None
+    """How long to wait before another try; None where that would end alike."""
 
 
 class LostError(Exception):
@@ -232,39 +247,39 @@ class BatchRunner:
         self, store: "BatchStore", batch: "StoredBatch", number: int, data: bytes
     ) -> None:
         line = read_line(data, batch.endpoint)
-        status, value = await self._answer(batch, line.body)
-        answer = answer_line(line.custom_id, status, value)
-        await asyncio.to_thread(store.add_line, batch.id, number, answer, is_error=status != 200)
+        reply = await self._answer(batch, line.body)
+        answer = answer_line(line.custom_id, reply.status, reply.value, ignored=reply.ignored)
+        is_error = reply.status != 200
+        await asyncio.to_thread(store.add_line, batch.id, number, answer, is_error=is_error)
 
-    async def _answer(self, batch: "StoredBatch", body: dict[str, Any]) -> tuple[int, Any]:
-        """Status and body of one request; a busy endpoint is asked again after a while."""
+    async def _answer(self, batch: "StoredBatch", body: dict[str, Any]) -> "LineReply":
+        """The reply to one request; a busy endpoint is asked again after a while."""
         wait_s = 1.0
         for attempt in range(RETRIES):
-            status, value, told_s = await self._post(batch, body)
+            reply = await self._post(batch, body)
             is_last = attempt + 1 == RETRIES or self._now() >= batch.expires_at
-            if told_s is None or is_last:
-                return status, value
-            await self._sleep(min(max(wait_s, told_s), LONGEST_WAIT_S))
+            if reply.wait_s is None or is_last:
+                return reply
+            await self._sleep(min(max(wait_s, reply.wait_s), LONGEST_WAIT_S))
             wait_s *= 2
         raise AssertionError("the last attempt returns")
 
-    async def _post(
-        self, batch: "StoredBatch", body: dict[str, Any]
-    ) -> tuple[int, Any, float | None]:
-        """Status and body of one request, and how long to wait before another; None where
-        another would end alike."""
+    async def _post(self, batch: "StoredBatch", body: dict[str, Any]) -> "LineReply":
         try:
             reply = await self._inside.post({KEY_ID: batch.key_id}, batch.endpoint, body)
             try:
                 if reply.status in RETRY_STATUS:
                     error = await reply.failure()
-                    return reply.status, error_body(error), _wait_s(error, reply.status)
-                return reply.status, await reply.json(), None
+                    wait_s = _wait_s(error, reply.status)
+                    return LineReply(status=reply.status, value=error_body(error), wait_s=wait_s)
+                ignored = reply.kept_headers().get(IGNORED, "")
+                return LineReply(status=reply.status, value=await reply.json(), ignored=ignored)
             finally:
                 await reply.close()
         except Exception as error:
             shown = told(error, f"line failed: batch={batch.id}")
-            return shown.status, error_body(shown), _wait_s(shown, shown.status)
+            wait_s = _wait_s(shown, shown.status)
+            return LineReply(status=shown.status, value=error_body(shown), wait_s=wait_s)
 
     # ---- its end
 

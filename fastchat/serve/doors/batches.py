@@ -10,14 +10,16 @@ from fastchat.errors import NotFoundError, UsageError
 from fastchat.protocol.batch_lines import ENDPOINTS, WINDOWS
 from fastchat.serve.asgi import json_response, parse_json_object, read_body
 from fastchat.serve.doors.batch_runner import BatchRunner
+from fastchat.serve.doors.body import naming
 from fastchat.serve.doors.door import Door
 from fastchat.serve.doors.door_stores import DoorStores
 from fastchat.serve.doors.inside import key_id
-from fastchat.serve.doors.pages import page_of, read_page
+from fastchat.serve.doors.pages import PAGE, page_of, read_page
 
 if TYPE_CHECKING:
     from fastchat.store.batches import StoredBatch
 
+FIELDS = {"endpoint", "completion_window", "input_file_id", "metadata", "output_expires_after"}
 _LIMIT_BYTES = 1 << 20
 _METADATA = 16
 """Entries that a batch's metadata may have."""
@@ -34,7 +36,7 @@ class BatchesDoors:
         one = "/v1/batches/{batch_id}"
         return [
             Door(method="POST", path="/v1/batches", handler=self._create),
-            Door(method="GET", path="/v1/batches", handler=self._list),
+            Door(method="GET", path="/v1/batches", handler=self._list, query=PAGE - {"order"}),
             Door(method="GET", path=one, handler=self._get),
             Door(method="POST", path=f"{one}/cancel", handler=self._cancel),
         ]
@@ -70,7 +72,7 @@ class BatchesDoors:
 
         made = await asyncio.to_thread(create)
         self._runner.start()
-        return json_response(batch_object(made))
+        return json_response(batch_object(made), headers=naming(sorted(body.keys() - FIELDS)))
 
     async def _need_file(self, file_id: Any, owner: str | None) -> None:
         """Raises UsageError unless the key has this file, and it was uploaded for a batch."""

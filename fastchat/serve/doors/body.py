@@ -1,5 +1,7 @@
-"""Reading the body of a door's request."""
+"""Reading the body of a door's request, and naming what of it has no meaning."""
 
+import re
+from collections.abc import Iterable
 from typing import TypeVar
 
 from starlette.requests import Request
@@ -11,6 +13,7 @@ B = TypeVar("B", bound=Body)
 
 MAX_NAMED_FIELDS = 16
 IGNORED = "x-fastchat-ignored"
+_NAME = re.compile(r"[A-Za-z0-9_.-]{1,64}")
 
 
 async def checked_body(
@@ -23,11 +26,13 @@ async def checked_body(
     """
     fields = parse_json_object(await read_body(request, limit_bytes))
     body = parse(kind, fields)
-    ignored = [n for n in ignored_fields(kind, fields) if n.isascii() and n.isidentifier()]
-    if not ignored:
-        return body, {}
-    named = ", ".join(name[:64] for name in ignored[:MAX_NAMED_FIELDS])
-    return body, {IGNORED: named}
+    return body, naming(ignored_fields(kind, fields))
+
+
+def naming(ignored: Iterable[str]) -> dict[str, str]:
+    """The header that names fields without meaning; none where there are none to be named."""
+    named = [name for name in ignored if _NAME.fullmatch(name)][:MAX_NAMED_FIELDS]
+    return {IGNORED: ", ".join(named)} if named else {}
 
 
 def with_chats(headers: dict[str, str], chats: dict[str, str]) -> dict[str, str]:

@@ -10,6 +10,7 @@ from starlette.types import Receive, Scope, Send
 
 from fastchat.errors import FastChatError, MethodNotAllowedError
 from fastchat.serve.asgi import error_response
+from fastchat.serve.doors.body import naming, with_chats
 
 Handler = Callable[[Request], Awaitable[Response]]
 Failure = Callable[[BaseException], Response]
@@ -24,6 +25,8 @@ class Door:
     handler: Handler
     failure: Failure = error_response
     """Makes the reply of an error, in the shape of the route's protocol."""
+    query: frozenset[str] = frozenset()
+    """Parameters of the address that are read; others are named as fields without meaning are."""
     pattern: re.Pattern[str] = field(init=False)
 
     def __post_init__(self) -> None:
@@ -66,12 +69,16 @@ async def open_door(
 
 
 async def _answer(door: Door, scope: Scope, receive: Receive, send: Send) -> int:
+    request = Request(scope, receive)
     try:
-        response = await door.handler(Request(scope, receive))
+        response = await door.handler(request)
     except ClientDisconnect:
         return 499
     except Exception as error:
         response = door.failure(error)
+    if scope["query_string"]:
+        ignored = naming(sorted(request.query_params.keys() - door.query))
+        response.headers.update(with_chats(ignored, dict(response.headers)))
     await response(scope, receive, send)
     return response.status_code
 

@@ -12,6 +12,7 @@ from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
 from fastchat.errors import UnavailableError
+from fastchat.protocol.openai_api import MAX_TEXTS
 from fastchat.serve.asgi import answering, json_response, parse_json_object, unless_gone
 from fastchat.serve.doors.inside import Inside
 
@@ -37,7 +38,9 @@ class EmbeddingPieces:
             return []
         fields = parse_json_object(body)
         texts = fields.get("input")
-        if not isinstance(texts, list) or len(texts) <= self._size or _is_one(texts):
+        if not isinstance(texts, list) or not self._size < len(texts) <= MAX_TEXTS:
+            return []  # what are too many is refused by the endpoint
+        if _is_one(texts):
             return []
         starts = range(0, len(texts), self._size)
         return [{**fields, "input": texts[i : i + self._size]} for i in starts]
@@ -58,7 +61,7 @@ class EmbeddingPieces:
     async def _joined(self, scope: Scope, bodies: list[dict[str, Any]]) -> Response:
         places = asyncio.Semaphore(AT_ONCE)
 
-        async def ask(body: dict[str, Any]) -> dict[str, Any]:
+        async def ask(body: dict[str, Any]) -> tuple[dict[str, Any], dict[str, str]]:
             async with places:
                 return await self._ask(scope, body)
 
@@ -69,15 +72,20 @@ class EmbeddingPieces:
             for task in tasks:
                 task.cancel()
             await asyncio.gather(*tasks, return_exceptions=True)
-        data = [entry for reply in replies for entry in reply["data"]]
+        values = [value for value, _ in replies]
+        data = [entry for value in values for entry in value["data"]]
         usage = {
-            name: sum(reply.get("usage", {}).get(name) or 0 for reply in replies)
+            name: sum(value.get("usage", {}).get(name) or 0 for value in values)
             for name in ("prompt_tokens", "total_tokens")
         }
         numbered = [{**entry, "index": i} for i, entry in enumerate(data)]
-        return json_response({**replies[0], "data": numbered, "usage": usage})
+        joined = {**values[0], "data": numbered, "usage": usage}
+        return json_response(joined, headers=replies[0][1])
 
-    async def _ask(self, scope: Scope, body: dict[str, Any]) -> dict[str, Any]:
+    async def _ask(
+        self, scope: Scope, body: dict[str, Any]
+    ) -> tuple[dict[str, Any], dict[str, str]]:
+        """The value of a piece's reply, and the headers that concern the client."""
         reply = await self._inside.post({**scope, PIECE: True}, PATH, body)
         try:
             if reply.status != 200:
@@ -88,7 +96,7 @@ class EmbeddingPieces:
         data = value.get("data") if isinstance(value, dict) else None
         if not isinstance(data, list) or len(data) != len(body["input"]):
             raise UnavailableError("The model's endpoint did not answer with an embedding each.")
-        return value
+        return value, reply.kept_headers()
 
 
 def _is_one(texts: list[Any]) -> bool:

@@ -12,10 +12,11 @@ from starlette.types import Message
 
 from fastchat.errors import BodyTooLargeError, NotFoundError, UsageError
 from fastchat.serve.asgi import json_response
+from fastchat.serve.doors.body import naming
 from fastchat.serve.doors.door import Door
 from fastchat.serve.doors.door_stores import DoorStores
 from fastchat.serve.doors.inside import key_id
-from fastchat.serve.doors.pages import page_of, read_page
+from fastchat.serve.doors.pages import PAGE, page_of, read_page
 
 if TYPE_CHECKING:
     from starlette.datastructures import UploadFile
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
     from fastchat.store.files import FileStore, StoredFile
 
 PURPOSE = "batch"
+FORM_FIELDS = {"file", "purpose", "expires_after[anchor]", "expires_after[seconds]"}
 UPLOAD_TIMEOUT_S = 600.0
 SHORTEST_S, LONGEST_S = 3600, 2_592_000
 """What OpenAI allows for `expires_after`."""
@@ -44,7 +46,7 @@ class FilesDoors:
         one = "/v1/files/{file_id}"
         return [
             Door(method="POST", path="/v1/files", handler=self._upload),
-            Door(method="GET", path="/v1/files", handler=self._list),
+            Door(method="GET", path="/v1/files", handler=self._list, query=PAGE | {"purpose"}),
             Door(method="GET", path=one, handler=self._get),
             Door(method="DELETE", path=one, handler=self._delete),
             Door(method="GET", path=f"{one}/content", handler=self._content),
@@ -76,11 +78,12 @@ class FilesDoors:
             purpose = form.get("purpose")
             if purpose != PURPOSE:
                 raise UsageError("`purpose` must be `batch`.", param="purpose")
+            ignored = naming(sorted(form.keys() - FORM_FIELDS))
             lasts_s = _lasts(form.get("expires_after[anchor]"), form.get("expires_after[seconds]"))
             stored = await self._kept(upload, key_id(request.scope), lasts_s)
         finally:
             await form.close()
-        return json_response(file_object(stored))
+        return json_response(file_object(stored), headers=ignored)
 
     def _bounded(self, request: Request) -> Any:
         """The request's `receive`, which ends a body that grows too large."""

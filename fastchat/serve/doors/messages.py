@@ -29,10 +29,11 @@ class MessagesDoors:
         self._limit_bytes = limit_bytes
 
     def doors(self) -> list[Door]:
-        create, count = self._create, self._count
+        beta = frozenset({"beta"})  # how their client marks what may change; all is the same here
+        handlers = {"/v1/messages": self._create, "/v1/messages/count_tokens": self._count}
         return [
-            Door(method="POST", path="/v1/messages", handler=create, failure=failure),
-            Door(method="POST", path="/v1/messages/count_tokens", handler=count, failure=failure),
+            Door(method="POST", path=path, handler=handler, failure=failure, query=beta)
+            for path, handler in handlers.items()
         ]
 
     async def _create(self, request: Request) -> Response:

@@ -8,6 +8,9 @@ from starlette.datastructures import QueryParams
 
 from fastchat.errors import UsageError
 
+PAGE = frozenset({"limit", "order", "after"})
+"""The parameters of an address that say which page is wanted."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PageRequest:

@@ -11,10 +11,11 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from fastchat.errors import UnavailableError
-from fastchat.protocol.openai_api import Body, parse
+from fastchat.protocol.openai_api import Body, ignored_fields, parse
 from fastchat.protocol.openai_replies import ReplyHead, new_id
 from fastchat.protocol.rank_api import RerankRequest, ScoreRequest, rerank_reply, score_reply
 from fastchat.serve.asgi import json_response, parse_json_object, read_body, unless_gone
+from fastchat.serve.doors.body import naming
 from fastchat.serve.doors.door import Door, Handler
 from fastchat.serve.doors.inside import Inside, Reply
 
@@ -51,7 +52,8 @@ class RankDoors:
         if shows is None:
             shows = not request.url.path.startswith("/v2/")
         head = _head("rerank", body.model)
-        return json_response(rerank_reply(head, body, scores, n_tokens=n_tokens, shows=shows))
+        reply = rerank_reply(head, body, scores, n_tokens=n_tokens, shows=shows)
+        return json_response(reply, headers=naming(ignored_fields(RerankRequest, fields)))
 
     async def _score(self, request: Request) -> Response:
         fields = parse_json_object(await read_body(request, self._limit_bytes))
@@ -60,7 +62,8 @@ class RankDoors:
         body = parse(ScoreRequest, fields)
         work = self._cosines(request, body.model, body.pairs)
         scores, n_tokens = await unless_gone(request, work)
-        return json_response(score_reply(_head("score", body.model), scores, n_tokens=n_tokens))
+        reply = score_reply(_head("score", body.model), scores, n_tokens=n_tokens)
+        return json_response(reply, headers=naming(ignored_fields(ScoreRequest, fields)))
 
     async def _passed(self, request: Request, fields: dict[str, Any]) -> Response | None:
         """The endpoint's own answer; None where it does not know the route."""

@@ -24,7 +24,7 @@ from fastchat.serve.asgi import EventStream, json_response, told, unless_gone
 from fastchat.serve.doors.body import checked_body, with_chats
 from fastchat.serve.doors.door import Door
 from fastchat.serve.doors.inside import ChatReply, Inside, acting_for, key_id
-from fastchat.serve.doors.pages import page_of, read_page
+from fastchat.serve.doors.pages import PAGE, page_of, read_page
 from fastchat.serve.doors.telling import events_of, tell_unless_gone, tell_whole
 
 if TYPE_CHECKING:
@@ -62,10 +62,10 @@ class ResponsesDoors:
         return [
             Door(method="POST", path="/v1/responses", handler=self._create),
             Door(method="POST", path="/v1/responses/input_tokens", handler=self._count),
-            Door(method="GET", path=one, handler=self._get),
+            Door(method="GET", path=one, handler=self._get, query=frozenset({"stream"})),
             Door(method="DELETE", path=one, handler=self._delete),
             Door(method="POST", path=f"{one}/cancel", handler=self._cancel),
-            Door(method="GET", path=f"{one}/input_items", handler=self._input_items),
+            Door(method="GET", path=f"{one}/input_items", handler=self._input_items, query=PAGE),
         ]
 
     async def stop(self) -> None:
