@@ -145,19 +145,32 @@ def _table_row(row: Row) -> str:
     return "<tr>" + "".join(f"<td>{html.escape(cell)}</td>" for cell in cells) + "</tr>"
 
 
-def markdown_of(board: Board, infos: Mapping[str, ModelInfo]) -> str:
-    """The board as a Markdown table under its title."""
-    lines = [
-        f"## {board.title}",
-        "",
-        "| Rank | Model | Rating | 95 % interval | Votes | Organization | License |",
-        "| --: | --- | --: | --: | --: | --- | --- |",
-    ]
+def markdown_of(
+    board: Board,
+    infos: Mapping[str, ModelInfo],
+    *,
+    beside: tuple[str, Mapping[str, str]] | None = None,
+    deprecated: bool = True,
+) -> str:
+    """The board as a Markdown table under its title.
+
+    beside: title and cells, by model, of a second column.
+    deprecated: show models that the table of models calls so.
+    """
+    more = [beside[0]] if beside else []
+    heads = ["Rank", *more, "Model", "Rating", "95 % interval", "Votes"]
+    heads += ["Organization", "License", "Knowledge cutoff"]
+    is_text = ("Model", *heads[-3:])
+    marks = ["---" if head in is_text else "--:" for head in heads]
+    lines = [f"## {board.title}", "", f"| {' | '.join(heads)} |", f"| {' | '.join(marks)} |"]
     for row in board.rows:
         info = infos.get(row.model, ModelInfo(key=row.model, name=row.model))
+        if info.deprecated and not deprecated:
+            continue
         name = f"[{info.name}]({info.link})" if info.link else info.name
         interval = f"+{row.upper - row.rating:.0f}/-{row.rating - row.lower:.0f}"
-        cells = [str(row.rank), name, f"{row.rating:.0f}", interval, str(row.n_battles)]
-        cells += [info.organization, info.license]
+        cells = [str(row.rank), *([beside[1].get(row.model, "")] if beside else []), name]
+        cells += [f"{row.rating:.0f}", interval, str(row.n_battles)]
+        cells += [info.organization, info.license, info.knowledge_cutoff]
         lines.append("| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |")
     return "\n".join([*lines, *(f"\nNote: {note}" for note in board.notes), ""])

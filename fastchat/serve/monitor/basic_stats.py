@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
-from fastchat.settings import alias, run_command
+from fastchat.settings import Env, alias, run_command
 
 if TYPE_CHECKING:
     from fastchat.arena.activity import Activity
@@ -17,6 +17,8 @@ class BasicStatsSettings:
 
     log_root: Annotated[Path, alias("--logdir")] = Path("~/fastchat_logs")
     """Folder of the logs, or of folders server0, server1, ... that hold them."""
+    database_url: Annotated[str | None, Env("FASTCHAT_DATABASE_URL")] = None
+    """Read the platform's store instead of logs: a SQLite file or a URL."""
     max_num_files: int | None = None
     """Read only the newest so many logs."""
     plot_file: Path | None = None
@@ -27,11 +29,7 @@ class BasicStatsSettings:
 
 def basic_stats(settings: BasicStatsSettings) -> None:
     """Prints the tables and draws the chart."""
-    from fastchat.arena.activity import Activity
-    from fastchat.arena.events import log_files, read_events
-
-    files = log_files(settings.log_root, newest=settings.max_num_files)
-    activity = Activity().add(read_events(files))
+    activity = activity_of(settings)
     print("\n".join(tables(activity)))
     if settings.plot_file is not None:
         from fastchat.arena.plots import activity_by_day
@@ -41,6 +39,28 @@ def basic_stats(settings: BasicStatsSettings) -> None:
         with written_at_once(settings.plot_file) as part:
             part.write_text(page, "utf-8")
         print(f"written: {settings.plot_file}")
+
+
+def activity_of(settings: BasicStatsSettings) -> "Activity":
+    """What the logs or the store tell; a store knows a conversation once, as it stood last.
+
+    Raises:
+        UsageError: there are no logs, or the store is not there.
+        DataError, StoreError: they cannot be read.
+    """
+    from fastchat.arena.activity import Activity
+
+    activity = Activity()
+    if settings.database_url is None:
+        from fastchat.arena.events import log_files, read_events
+
+        files = log_files(settings.log_root, newest=settings.max_num_files)
+        return activity.add(read_events(files))
+    from fastchat.arena.store_battles import votes_of_store
+    from fastchat.arena.store_chats import chats_of_store
+
+    activity.add(chats_of_store(settings.database_url))
+    return activity.add(votes_of_store(settings.database_url))
 
 
 def tables(activity: "Activity") -> list[str]:

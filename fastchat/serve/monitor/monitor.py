@@ -4,10 +4,10 @@ import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 from fastchat import logs
-from fastchat.errors import UsageError
+from fastchat.errors import FastChatError, UsageError
 from fastchat.serve import asgi
 from fastchat.settings import CommaList, Env, ServerSettings, alias, run_command
 
@@ -45,10 +45,14 @@ class MonitorSettings(ServerSettings):
     """CSV of models: organization, license, link, knowledge cutoff."""
     arena_hard_leaderboard: Path | None = None
     """CSV of the arena-hard benchmark, shown in a tab of its own."""
+    copilot_arena_leaderboard_url: Annotated[str | None, Env("COPILOT_ARENA_LEADERBOARD_URL")] = (
+        None
+    )
+    """Address of the Copilot Arena's board (JSON), shown in a tab of its own."""
     ban_ip_file: Path | None = None
-    """JSON list of addresses whose votes are left out."""
+    """JSON list of addresses whose votes in the logs are left out."""
     exclude_model_names: CommaList = ()
-    """Models whose battles are left out."""
+    """Models whose battles in the logs are left out."""
     password: tuple[str, str] | None = None
     """Name and password that let readers in."""
     allowed_hosts: CommaList = ()
@@ -62,14 +66,31 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def run(settings: MonitorSettings) -> None:
     """Builds the page and serves it until a signal."""
-    if settings.update_interval < 1:
-        raise UsageError(f"--update-interval {settings.update_interval} is below 1 second.")
+    _check(settings)
     logs.setup("monitor.log", debug=settings.debug)
     app = build_monitor(settings)
     from fastchat.serve.gradio_web_server import bind_page, serve_guarded
 
     sockets = bind_page(settings.host, settings.port)
     asgi.run_loop(serve_guarded(app, settings, sockets, share=settings.share))
+
+
+def _check(settings: MonitorSettings) -> None:
+    """Raises UsageError for flags that cannot be, or that would do nothing."""
+    from fastchat.serve.monitor.copilot import check_address
+
+    if settings.update_interval < 1:
+        raise UsageError(f"--update-interval {settings.update_interval} is below 1 second.")
+    if settings.concurrency_count < 1:
+        raise UsageError(f"--concurrency-count {settings.concurrency_count} is below 1.")
+    if settings.copilot_arena_leaderboard_url is not None:
+        check_address(settings.copilot_arena_leaderboard_url)
+    if settings.elo_results_file is None and settings.database_url is None:
+        return
+    for name in ("ban_ip_file", "exclude_model_names"):
+        if getattr(settings, name):
+            flag = name.replace("_", "-")
+            raise UsageError(f"--{flag} is of boards made of logs; elo_analysis leaves them out.")
 
 
 def build_monitor(settings: MonitorSettings) -> "Guard":
@@ -81,8 +102,9 @@ def build_monitor(settings: MonitorSettings) -> "Guard":
     import gradio as gr
     from fastapi import FastAPI
 
+    from fastchat.serve.monitor.copilot import copilot_html
     from fastchat.web.app import frame, mounted
-    from fastchat.web.board_tab import BoardFiles, build_board
+    from fastchat.web.board_tab import QUIET, BoardFiles, build_board
 
     read = leaderboard_source(settings)
     files = BoardFiles(models=settings.leaderboard_table_file, hard=settings.arena_hard_leaderboard)
@@ -91,10 +113,13 @@ def build_monitor(settings: MonitorSettings) -> "Guard":
         with gr.Tab("Leaderboard", elem_classes="reading"):
             interval_s = min(10, settings.update_interval)
             build_board(page, read, files, language="en", vision=True, interval_s=interval_s)
+        if url := settings.copilot_arena_leaderboard_url:
+            with gr.Tab("Copilot Arena", elem_classes="reading") as tab:
+                board = gr.HTML("", elem_classes="ratings")
+                tab.select(lambda: copilot_html(url), [], [board], **QUIET)
         with gr.Tab("Basic stats", elem_classes="reading") as tab:
-            shown = gr.Markdown("")
-            statistics = _statistics(settings)
-            tab.select(statistics, [], [shown], api_visibility="undocumented")
+            shown, chart = gr.Markdown(""), gr.Plot(show_label=False)
+            tab.select(_statistics(settings), [], [shown, chart], **QUIET)
     return mounted(FastAPI(openapi_url=None), page, page_settings)
 
 
@@ -163,21 +188,29 @@ def _of_logs(settings: MonitorSettings) -> "Leaderboard":
     return build(blind, told, method=Method(style=True, moments=20), refused=table.refused)
 
 
-def _statistics(settings: MonitorSettings) -> Callable[[], str]:
-    """Gives the tables of basic_stats; where there are no logs, says so."""
+def _statistics(settings: MonitorSettings) -> Callable[[], list[Any]]:
+    """Gives the tables and the chart of basic_stats; where there are no logs, says so."""
+    from fastchat.serve.monitor.basic_stats import BasicStatsSettings, activity_of, tables
 
-    def tables_now() -> str:
-        from fastchat.arena.activity import Activity
-        from fastchat.arena.events import log_files, read_events
-        from fastchat.serve.monitor.basic_stats import tables
+    source = BasicStatsSettings(
+        log_root=settings.log_root,
+        max_num_files=settings.max_num_files,
+        database_url=settings.database_url,
+    )
+
+    def now() -> list[Any]:
+        from fastchat.arena.plots import activity_by_day
+        from fastchat.web.leaderboard import on_page
 
         try:
-            files = log_files(settings.log_root, newest=settings.max_num_files)
+            activity = activity_of(source)
         except UsageError:
-            return "There are no logs yet."
-        return "\n".join(tables(Activity().add(read_events(files))))
+            return ["There are no logs yet.", None]
+        except FastChatError as error:
+            return [error.message, None]
+        return ["\n".join(tables(activity)), on_page(activity_by_day(activity))]
 
-    return tables_now
+    return now
 
 
 def _page_settings(settings: MonitorSettings) -> "PageSettings":

@@ -1,6 +1,11 @@
 import pickle
 import subprocess
 import sys
+import threading
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
@@ -12,9 +17,9 @@ from fastchat.arena.battle_files import battle_table, frame_of_rows
 from fastchat.arena.categories import chosen_categories
 from fastchat.arena.events import Event, LoggedState, append
 from fastchat.arena.export import json_of
-from fastchat.arena.leaderboard import Leaderboard, build
+from fastchat.arena.leaderboard import Leaderboard, Method, build
 from fastchat.errors import DataError, UsageError
-from fastchat.serve.monitor import monitor, monitor_md
+from fastchat.serve.monitor import basic_stats, copilot, monitor, monitor_md
 from fastchat.serve.monitor.monitor import MonitorSettings, Renewed, leaderboard_source
 from fastchat.store.arena import ArenaStore
 from fastchat.store.database import Database
@@ -24,8 +29,6 @@ CHROMIUM = Path("/usr/bin/chromium")
 
 
 def results(tmp_path: Path, *winners: str) -> Path:
-    from collections import Counter
-
     rows = [{"model_a": "x|y", "model_b": "z", "winner": w, "tstamp": T0} for w in winners]
     frame = battle_table(frame_of_rows(rows, Counter())).frame
     path = tmp_path / "ratings.json"
@@ -89,6 +92,132 @@ def test_markdown_of_the_boards(tmp_path: Path, capsys: pytest.CaptureFixture[st
     assert "full" in capsys.readouterr().err
 
 
+def test_markdown_has_the_published_columns(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    said = {
+        side: [{"role": "user", "content": "x"}, {"role": "assistant", "content": text}]
+        for side, text in (("a", "- **a**\n- b\n- c"), ("b", "no"))
+    }
+    rows: list[dict[str, Any]] = [
+        {"model_a": a, "model_b": b, "winner": w, "tstamp": T0, "language": language}
+        | {f"conversation_{side}": messages for side, messages in said.items()}
+        for a, b in (("x", "y"), ("y", "z"), ("z", "x"), ("y", "x"))
+        for w in ("model_a", "model_b", "tie", "model_a")
+        for language in ("English", "French")
+    ]
+    frame = battle_table(frame_of_rows(rows, Counter())).frame
+    board = build(frame, chosen_categories(["full", "french"], {}), method=Method(style=True))
+    path, table = tmp_path / "ratings.json", tmp_path / "models.csv"
+    path.write_bytes(json_of(board))
+    table.write_text(
+        "key,Model,License,Organization,Link,Knowledge cutoff date,Deprecated\n"
+        'x,X,MIT,"Us, Inc.",https://x.example,2024/1,no\nz,Z,-,-,-,-,yes\n'
+    )
+    argv = ["--elo", str(path), "--leaderboard-table-file", str(table), "--category", "full,french"]
+    assert monitor_md.main(argv) == 0
+    overall, french = capsys.readouterr().out.split("## ")[1:]
+    assert "| Rank | Rank (StyleCtrl) | Model | Rating | 95 % interval | Votes |" in overall
+    assert "| [X](https://x.example) |" in overall and "| Us, Inc. | MIT | 2024/1 |" in overall
+    assert "| Rank | Delta | Model |" in french and "| +0 |" in french
+    assert "| Z |" not in overall
+    assert monitor_md.main([*argv, "--show-deprecated"]) == 0
+    assert "| Z |" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("flags", "words"),
+    [
+        ({"update_interval": 0}, "--update-interval 0"),
+        ({"concurrency_count": 0}, "--concurrency-count 0"),
+        ({"copilot_arena_leaderboard_url": "file:///etc/passwd"}, "no http address"),
+        ({"database_url": "x.db", "exclude_model_names": ("m",)}, "--exclude-model-names is of"),
+        ({"elo_results_file": Path("r"), "ban_ip_file": Path("b")}, "--ban-ip-file is of"),
+    ],
+)
+def test_flags_that_cannot_be_are_told(flags: dict[str, Any], words: str) -> None:
+    with pytest.raises((UsageError, DataError), match=words):
+        monitor.run(MonitorSettings(**flags))
+
+
+def test_statistics_come_from_logs_or_the_store(
+    tmp_path: Path, database_url: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    database = Database(database_url)
+    votes = [stored_vote("1", "leftvote"), stored_vote("2", "tievote", origin="judge")]
+    ArenaStore(database).record([*votes, stored_vote("3", "tievote", kind="named")])
+    database.close()
+    assert basic_stats.main(["--database-url", database_url]) == 0
+    said = capsys.readouterr().out
+    for row in (
+        "| chat | 4 |",
+        "| leftvote | 1 |",
+        "| tievote | 1 |",
+        "| tievote of a judge | 1 |",
+    ):
+        assert row in said
+    assert "### Blind votes\n\n| vote | count |\n| --- | --- |\n| leftvote | 1 |" in said
+    shown = monitor._statistics(MonitorSettings(database_url=database_url))
+    text, chart = shown()
+    assert text in said and len(chart.data) == 2
+    text, chart = monitor._statistics(MonitorSettings(log_root=tmp_path / "none"))()
+    assert text == "There are no logs yet." and chart is None
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        b'[{"Model": "<b>x</b>", "Arena Score": 1000.125}, {"Model": "y", "Votes": null}]',
+        b'{"updated": "x", "elo_data": [{"Model": "<b>x</b>", "Arena Score": 1000.125}]}',
+    ],
+)
+def test_the_board_of_the_copilot_arena_is_a_table(data: bytes) -> None:
+    table = copilot.table_of(data)
+    assert "<td>&lt;b&gt;x&lt;/b&gt;</td><td>1000.12</td>" in table
+    assert "<b>" not in table and '<th scope="col">Arena Score</th>' in table
+
+
+@pytest.mark.parametrize(
+    "data", [b"", b"[]", b"{}", b"3", b'["x"]', b"<html>", b'{"a": [1]}', b"\xff"]
+)
+def test_what_is_no_board_is_not_shown(data: bytes) -> None:
+    with pytest.raises(DataError):
+        copilot.table_of(data)
+
+
+def test_a_board_that_cannot_be_had_is_a_sentence(monkeypatch: pytest.MonkeyPatch) -> None:
+    with served(b'[{"Model": "x"}]') as url:
+        assert "<td>x</td>" in copilot.copilot_html(url)
+        assert copilot.UNAVAILABLE in copilot.copilot_html(f"{url}/missing")
+        monkeypatch.setattr(copilot, "MOST_BYTES", 5)
+        assert copilot.UNAVAILABLE in copilot.copilot_html(url)
+    assert copilot.UNAVAILABLE in copilot.copilot_html(url)
+
+
+@contextmanager
+def served(data: bytes) -> Iterator[str]:
+    """The bytes at an address of this machine."""
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            self.send_response(200 if self.path == "/board" else 404)
+            self.send_header("Content-Length", str(len(data)))
+            self.end_headers()
+            self.wfile.write(data)
+
+        def log_message(self, format: str, *args: Any) -> None:
+            pass
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
+        thread = threading.Thread(target=server.serve_forever)
+        thread.start()
+        try:
+            yield f"http://127.0.0.1:{server.server_port}/board"
+        finally:
+            server.shutdown()
+            thread.join()
+
+
 @pytest.mark.slow
 @pytest.mark.xdist_group("browser")
 def test_the_page_in_a_browser(tmp_path: Path) -> None:
@@ -101,8 +230,14 @@ def test_the_page_in_a_browser(tmp_path: Path) -> None:
         append(logs, vote(i))
     port = free_port()
     command = [sys.executable, "-m", "fastchat.serve.monitor.monitor", "--port", str(port)]
+    hard = tmp_path / "hard.csv"
+    hard.write_text("model,score\nm-a,41.5\n")
     command += ["--log-root", str(logs), "--update-interval", "1"]
-    with subprocess.Popen(command, env=environment(tmp_path)) as server:
+    command += ["--arena-hard-leaderboard", str(hard)]
+    with (
+        served(b'{"elo_data": [{"Model": "pilot", "Arena Score": 1010.5}]}') as board,
+        subprocess.Popen(command, env=environment(tmp_path, board)) as server,
+    ):
         try:
             wait_until_answers(f"http://127.0.0.1:{port}/", [server])
             with sync_playwright() as play:
@@ -128,13 +263,17 @@ def test_the_page_in_a_browser(tmp_path: Path) -> None:
                 assert b"m-a" in Path(download.value.path()).read_bytes()
                 page.get_by_role("tab", name="Basic stats").click()
                 expect(page.get_by_text("rightvote").first).to_be_visible(timeout=30_000)
+                chart = page.get_by_text("Chats and votes a day (UTC)")
+                expect(chart).to_be_visible(timeout=30_000)
+                page.get_by_role("tab", name="Copilot Arena").click()
+                expect(page.get_by_role("cell", name="1010.50")).to_be_visible(timeout=30_000)
                 assert failures == []
                 browser.close()
         finally:
             server.terminate()
 
 
-def environment(folder: Path) -> dict[str, str]:
+def environment(folder: Path, board: str) -> dict[str, str]:
     import os
 
-    return {**os.environ, "LOGDIR": str(folder)}
+    return {**os.environ, "LOGDIR": str(folder), "COPILOT_ARENA_LEADERBOARD_URL": board}
