@@ -64,9 +64,13 @@ class Measured:
 
         upto = self._store.last_vote()
         events = stored_votes(self._store.database, since=self._read_upto)
-        while (part := self._slice(events, rest)) is not None:
-            known = [] if self._frame is None else [self._frame]
-            self._frame = pl.concat([*known, part], how="diagonal_relaxed")
+        parts = [] if self._frame is None else [self._frame]
+        try:
+            while (part := self._slice(events, rest)) is not None:
+                parts.append(part)
+        finally:  # the cleaner has had them, and would not give them again
+            if parts:
+                self._frame = pl.concat(parts, how="diagonal_relaxed", rechunk=True)
         self._read_upto = upto
 
     def blind(self) -> "pl.DataFrame":
