@@ -23,6 +23,8 @@ from fastchat.store.arena_records import VoteColumns
 
 REFRESH_S = 5.0
 """How old the votes may be that pairs are drawn by."""
+AT_ONCE = 100_000
+"""Votes read at once, so that a large store does not fill the memory."""
 
 log = logging.getLogger(__name__)
 
@@ -34,6 +36,7 @@ class LivePairs:
         self._source = source
         self._now = now
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="pairs")
+        self._ends = threading.Event()
         self._lock = threading.Lock()  # guards everything below
         self._reading: Future[None] | None = None
         self._read_at: float | None = None
@@ -64,7 +67,8 @@ class LivePairs:
             reading.result()
 
     def close(self) -> None:
-        """Ends the thread."""
+        """Ends the thread, after the piece that it reads."""
+        self._ends.set()
         self._thread.shutdown(wait=True, cancel_futures=True)
 
     def _refresh(self) -> None:
@@ -78,13 +82,17 @@ class LivePairs:
             self._reading = self._thread.submit(self._read)
 
     def _read(self) -> None:
+        """Counts the new votes, piece by piece."""
         try:
-            fresh = self._source.votes(since=self._last_id)
+            while not self._ends.is_set():
+                fresh = self._source.votes(since=self._last_id, limit=AT_ONCE)
+                if not len(fresh):
+                    return
+                self._count(fresh)
         except FastChatError as error:
             log.warning("votes not read, pairs are drawn by older ones error=%s", error.message)
-            return
-        if not len(fresh):
-            return
+
+    def _count(self, fresh: VoteColumns) -> None:
         counts = fresh.human & fresh.anonymous & (fresh.model_a != fresh.model_b)
         with self._lock:
             for vision, before in self._counts.items():

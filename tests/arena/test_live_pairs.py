@@ -32,10 +32,11 @@ class Source:
     def votes(self, *, since: int = 0, limit: int | None = None) -> VoteColumns:
         if self.is_broken:
             raise StoreError("the database is locked.")
-        rows = slice(since, self.upto)
-        n = self.upto - since
+        end = self.upto if limit is None else min(self.upto, since + limit)
+        rows = slice(since, end)
+        n = end - since
         return VoteColumns(
-            ids=np.arange(since + 1, self.upto + 1),
+            ids=np.arange(since + 1, end + 1),
             model_a=self._votes.a[rows],
             model_b=self._votes.b[rows],
             outcome=self._votes.outcome[rows],
@@ -89,9 +90,15 @@ def chances_of(votes: Votes) -> dict[tuple[str, str], float]:
     return {(known[i], known[j]): chances[i, j] for i in range(m) for j in range(i + 1, m)}
 
 
+@pytest.mark.parametrize("at_once", [7, 100_000])
 def test_chances_follow_the_votes_as_they_come(
-    source: Source, pairs: LivePairs, clock: Clock
+    source: Source,
+    pairs: LivePairs,
+    clock: Clock,
+    at_once: int,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    monkeypatch.setattr("fastchat.arena.live_pairs.AT_ONCE", at_once)
     votes, _ = random_votes(N, M)
     for upto in (0, 1, 200, N):
         source.upto = upto
