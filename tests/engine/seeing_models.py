@@ -46,6 +46,18 @@ def data_url(image: Any, kind: str = "PNG", **options: Any) -> str:
     return f"data:image/{kind.lower()};base64,{text}"
 
 
+def tokenizer_with(**tokens: str) -> Any:
+    """A tokenizer that knows marks of pictures by name."""
+    plain = make_tokenizer()
+    return type(plain)(
+        tokenizer_object=plain.backend_tokenizer,
+        bos_token="<s>",
+        eos_token="</s>",
+        pad_token="<pad>",
+        extra_special_tokens=tokens,
+    )
+
+
 def save(model: Any, folder: Path) -> None:
     """Saves a model whose vision tower matters as much as its text."""
     import torch
@@ -129,6 +141,44 @@ def make_idefics3(folder: Path) -> Path:
     return folder
 
 
+def make_internvl(folder: Path) -> Path:
+    """InternViT and a Qwen 2; a picture is cut into patches, and a small one of all comes last."""
+    import torch
+    from transformers import AutoConfig, AutoModelForImageTextToText
+    from transformers.models.got_ocr2.image_processing_pil_got_ocr2 import GotOcr2ImageProcessorPil
+
+    tokenizer = tokenizer_with(
+        start_image_token="<img>",
+        end_image_token="</img>",
+        context_image_token="<IMG_CONTEXT>",
+        video_token="<video>",
+    )
+    tokenizer.chat_template = PARTS_TEMPLATE.replace("MARK", "<IMG_CONTEXT>")
+    config = AutoConfig.for_model(
+        "internvl",
+        text_config={"model_type": "qwen2", **TEXT, "tie_word_embeddings": False},
+        vision_config={
+            "hidden_size": 32,
+            "intermediate_size": 48,
+            "num_hidden_layers": 2,
+            "num_attention_heads": 4,
+            "image_size": [28, 28],
+            "patch_size": [7, 7],
+        },
+        image_token_id=tokenizer.convert_tokens_to_ids("<IMG_CONTEXT>"),
+        image_seq_length=4,
+        tie_word_embeddings=False,
+    )
+    torch.manual_seed(7)
+    save(AutoModelForImageTextToText.from_config(config).eval(), folder)
+    sizes: dict[str, Any] = {"size": {"height": 28, "width": 28}, "max_patches": 2}
+    GotOcr2ImageProcessorPil(crop_to_patches=True, **sizes).save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    options = {"image_seq_length": 4, "processor_class": "InternVLProcessor"}
+    (folder / "processor_config.json").write_text(json.dumps(options))
+    return folder
+
+
 def make_gemma3(folder: Path) -> Path:
     """SigLIP and a Gemma 3, whose pictures' tokens see each other, in windows and without."""
     import torch
@@ -136,18 +186,7 @@ def make_gemma3(folder: Path) -> Path:
     from transformers.models.gemma3.image_processing_pil_gemma3 import Gemma3ImageProcessorPil
     from transformers.models.gemma3.processing_gemma3 import Gemma3Processor
 
-    plain = make_tokenizer()
-    tokenizer = type(plain)(
-        tokenizer_object=plain.backend_tokenizer,
-        bos_token="<s>",
-        eos_token="</s>",
-        pad_token="<pad>",
-        extra_special_tokens={
-            "boi_token": "<boi>",
-            "eoi_token": "<eoi>",
-            "image_token": "<image>",
-        },
-    )
+    tokenizer = tokenizer_with(boi_token="<boi>", eoi_token="<eoi>", image_token="<image>")
     tokenizer.chat_template = PARTS_TEMPLATE.replace("MARK", "<boi>")
     config = AutoConfig.for_model(
         "gemma3",

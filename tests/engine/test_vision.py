@@ -26,6 +26,7 @@ from tests.engine.seeing_models import (
     data_url,
     make_gemma3,
     make_idefics3,
+    make_internvl,
     make_llava,
     make_qwen,
     picture,
@@ -35,6 +36,7 @@ KINDS: dict[str, Callable[[Path], Path]] = {
     "llava": make_llava,
     "idefics3": make_idefics3,
     "gemma3": make_gemma3,
+    "internvl": make_internvl,
     "qwen2_vl": make_qwen,
     "qwen2_5_vl": lambda folder: make_qwen(folder, "qwen2_5_vl"),
 }
@@ -42,6 +44,7 @@ MARKS = {
     "llava": "<image>",
     "idefics3": "<image>",
     "gemma3": "<boi>",
+    "internvl": "<IMG_CONTEXT>",
     "qwen2_vl": "<|vision_start|><|image_pad|><|vision_end|>",
     "qwen2_5_vl": "<|vision_start|><|image_pad|><|vision_end|>",
 }
