@@ -2,10 +2,11 @@
 
     python benchmarks/pairing.py
 
-Thirty models of known strength battle until their 95 % intervals are 60 points wide on average, the
-pairs drawn evenly from all, or chosen by `fastchat.arena.active` from the votes so far, 50 at once
-(10 where few are needed). Models that join are also shown as the published arena does it, boosted
-fivefold. The least is that of `optimal_pairing.py`, which knows the true ratings. Nothing is timed.
+Thirty models of known strength battle until their 95 % intervals are 60 points wide on average. The
+pairs are drawn evenly from all, or by `fastchat.arena.active` from the votes so far, 50 at once (10
+where few are needed): drawn by their gains, as the page does, or the best one after the other.
+Models that join are also shown as the published arena does it, boosted fivefold. The least is that
+of `optimal_pairing.py`, which knows the true ratings. Nothing is timed.
 """
 
 import argparse
@@ -25,7 +26,7 @@ sys.path.insert(0, str(ROOT / "tests"))
 
 from voting import real_votes  # pyright: ignore[reportMissingImports]
 
-from fastchat.arena.active import choose_pairs
+from fastchat.arena.active import choose_pairs, pair_chances
 from fastchat.arena.counts import Counts, counts_of, fold
 from fastchat.arena.pairing import Rules, draw_pair
 from fastchat.arena.rating import POINTS, Z95, fit
@@ -98,6 +99,13 @@ def chosen(votes: Votes, n: int) -> Pairs:
     return choose_pairs(votes.counts, n, rng=votes.rng)
 
 
+def drawn(votes: Votes, n: int) -> Pairs:
+    """As the page draws with `active = 1`: by chance, those that tell most the likeliest."""
+    chances = np.triu(pair_chances(votes.counts), 1).ravel()
+    places = votes.rng.choice(len(chances), n, p=chances / chances.sum())
+    return [divmod(int(place), votes.m) for place in places]
+
+
 def boosted(new: int) -> Way:
     """The last `new` models are drawn first five times as often, as the published arena does it."""
 
@@ -144,20 +152,27 @@ class Scene:
     def row(self, seeds: int) -> list[str]:
         """Mean votes by way, and how many fewer than evenly, with the standard error over seeds."""
         batch = 50 if self.new is None else 10
-        ways = [evenly, chosen, *([boosted(self.new)] if self.new else [])]
+        ways = [evenly, drawn, chosen, *([boosted(self.new)] if self.new else [])]
         needed = [
             [*(votes_needed(self.begun(s), way, batch) for way in ways), self.begun(s).least()]
             for s in range(seeds)
         ]
-        mean = np.mean(needed, axis=0)
-        saved = [f"{1 - mean[i] / mean[0]:.0%} ± {_error(needed, i):.1%}" for i in (1, -1)]
-        boost = f"{mean[2]:.0f}" if self.new else ""
-        return [self.name, f"{mean[0]:.0f}", boost, f"{mean[1]:.0f}", f"{mean[-1]:.0f}", *saved]
+        boost = f"{np.mean(needed, axis=0)[3]:.0f}" if self.new else ""
+        return _row(self.name, np.array(needed)[:, [0, 1, 2, -1]], boost)
 
 
-def _error(needed: list[list[float]], i: int) -> float:
+def _row(name: str, needed: Any, boost: str) -> list[str]:
+    """needed: (seeds, 4) votes evenly, drawn, chosen, and the least."""
+    even, by_chance, best, least = (f"{mean:.0f}" for mean in needed.mean(axis=0))
+    saved = [
+        f"{1 - needed[:, i].mean() / needed[:, 0].mean():.0%} ± {_error(needed, i):.1%}"
+        for i in (1, 2, 3)
+    ]
+    return [name, even, boost, by_chance, best, least, *saved]
+
+
+def _error(values: Any, i: int) -> float:
     """The standard error of 1 - mean of the i-th / mean of the first, over seeds."""
-    values = np.array(needed)
     ratio = values[:, i].mean() / values[:, 0].mean()
     off = (values[:, i] - ratio * values[:, 0]) / values[:, 0].mean()
     return float(off.std(ddof=1) / np.sqrt(len(off)))
@@ -168,12 +183,10 @@ class Growing(Scene):
 
     def row(self, seeds: int) -> list[str]:
         needed = [
-            [*(self._grown(s, way) for way in (evenly, chosen)), self.begun(s).least()]
+            [*(self._grown(s, way) for way in (evenly, drawn, chosen)), self.begun(s).least()]
             for s in range(seeds)
         ]
-        mean = np.mean(needed, axis=0)
-        saved = [f"{1 - mean[i] / mean[0]:.0%} ± {_error(needed, i):.1%}" for i in (1, 2)]
-        return [self.name, f"{mean[0]:.0f}", "", f"{mean[1]:.0f}", f"{mean[2]:.0f}", *saved]
+        return _row(self.name, np.array(needed), "")
 
     def _grown(self, seed: int, way: Way) -> int:
         theta = self.theta(seed)
@@ -240,7 +253,8 @@ def main() -> int:
     rows = [[n, str(len(r)), f"{r.std():.0f}", f"{np.ptp(r):.0f}"] for n, r in real]
     print(table(["votes", "models", "standard deviation", "best to last"], rows))
     print(f"\nVotes until the intervals are {WIDTH:.0f} points wide, mean of {args.seeds} seeds:\n")
-    columns = ["arena", "evenly drawn", "boosted", "chosen", "least", "saved", "most to save"]
+    columns = ["arena", "evenly", "boosted", "drawn by gain", "chosen", "least"]
+    columns += ["saved by drawing", "by choosing", "most to save"]
     print(table(columns, [scene.row(args.seeds) for scene in scenes(real)]))
     print(f"\n{LIMIT}")
     return 0
