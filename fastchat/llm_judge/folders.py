@@ -5,7 +5,7 @@ is written always goes to the data folder.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from urllib.parse import unquote
 
@@ -18,6 +18,10 @@ OWN_BENCH = "fastchat_bench"
 """The benchmark that ships with the package."""
 PUBLISHED_BENCH = "mt_bench"
 """The one that is fetched when it is asked for and not here."""
+CORRECTED = PACKAGED / PUBLISHED_BENCH / "corrected_reference.jsonl"
+"""What replaces those of its reference answers that are known to be wrong."""
+CORRECTED_ID = "corrected-"
+"""How the ids of these answers begin."""
 
 
 def file_name(model: str) -> str:
@@ -116,8 +120,13 @@ class Bench:
     def answers(self, model: str) -> Rows[Answer]:
         return read_answers(self.answer_file(model))
 
-    def references(self, judge: str | None) -> Rows[Answer]:
-        return read_answers(self.reference_file(judge))
+    def references(self, judge: str | None, *, is_corrected: bool = True) -> Rows[Answer]:
+        """Reference answers; of MT-bench's own, those known to be wrong corrected."""
+        held = read_answers(self.reference_file(judge))
+        if not is_corrected or self.name != PUBLISHED_BENCH:
+            return held
+        better = {row.question_id: row for row in read_answers(CORRECTED).rows}
+        return replace(held, rows=tuple(better.get(r.question_id, r) for r in held.rows))
 
 
 def read_answers(path: Path) -> Rows[Answer]:

@@ -49,6 +49,8 @@ class JudgmentSettings(BenchSettings):
     """Judge what has answers and references, instead of refusing when some lack."""
     retry_unparsed: bool = False
     """Ask again where no verdict was found."""
+    published_references: bool = False
+    """Judge MT-bench beside its published reference answers, 13 of which are wrong."""
     constrained: Literal["auto", "never"] = "auto"
     """Ask for verdicts by JSON schema where the server can, else by the published patterns."""
     max_tokens: int = 2048
@@ -122,6 +124,7 @@ def _plan(settings: JudgmentSettings, judge: str) -> "JudgingPlan":
         prompts=load_prompts(settings.judge_file, settings.data_dir),
         skip_missing=settings.skip_missing,
         retry_unparsed=settings.retry_unparsed,
+        is_corrected=not settings.published_references,
     )
 
 
@@ -187,6 +190,7 @@ async def _judge(
             "temperature": 0.0,
             "max_tokens": settings.max_tokens,
             "constrained": settings.constrained,
+            "references": "published" if settings.published_references else "corrected",
             "questions_sha256": file_hash(settings.bench.question_file),
             "matches": len(plan.todo),
         },

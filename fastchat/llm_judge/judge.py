@@ -1,9 +1,12 @@
 """One match to a judge -> one row of the published judgment files."""
 
+import hashlib
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
+
+import orjson
 
 from fastchat.llm_judge.asking import Model, Reply, Request
 from fastchat.llm_judge.matches import Match
@@ -149,14 +152,18 @@ class Judge:
 
 def identity(match: Match) -> dict[str, object]:
     """What a judgment is of: when it changes, the match is judged again."""
-    return {
+    made_of: dict[str, object] = {
         "prompt_hash": match.prompt.hash,
         "answer_ids": [answer.answer_id for answer in match.answers],
     }
+    if match.reference:
+        told = orjson.dumps(match.reference.choices[0].turns)
+        made_of["reference_hash"] = hashlib.sha256(told).hexdigest()[:16]
+    return made_of
 
 
 def is_of(row: Judgment, match: Match) -> bool:
-    """Whether a row of the same key was made of these answers and this prompt.
+    """Whether a row of the same key was made of these answers, this prompt and this reference.
 
     Rows of other programs do not say, and count.
     """

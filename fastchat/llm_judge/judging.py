@@ -8,7 +8,7 @@ from typing import Any
 
 from fastchat.errors import DataError
 from fastchat.llm_judge.account import estimated_tokens, price
-from fastchat.llm_judge.folders import Bench, read_pairs, read_single
+from fastchat.llm_judge.folders import CORRECTED_ID, Bench, read_pairs, read_single
 from fastchat.llm_judge.judge import Judge, is_of, key_of
 from fastchat.llm_judge.lines import Appender, Rows, put_in_order
 from fastchat.llm_judge.matches import Match, Mode, make_matches, missing, pairs_of
@@ -67,6 +67,7 @@ def plan_judging(
     prompts: dict[str, JudgePrompt],
     skip_missing: bool = False,
     retry_unparsed: bool = False,
+    is_corrected: bool = True,
 ) -> JudgingPlan:
     """The matches of a mode, less those that have a judgment of the same answers and prompt.
 
@@ -75,13 +76,23 @@ def plan_judging(
     """
     everyone = [*models, *([baseline] if mode == "pairwise-baseline" else [])]
     files = {model: bench.answers(model) for model in dict.fromkeys(everyone)}
-    reference_rows = bench.references(judge)
+    reference_rows = bench.references(judge, is_corrected=is_corrected)
     answers = {
         model: {a.question_id: a.model_copy(update={"model_id": model}) for a in held.rows}
         for model, held in files.items()
     }
     references = {row.question_id: row for row in reference_rows.rows}
     notes = [line for held in (*files.values(), reference_rows) for line in held.report()]
+    asked = {question.question_id for question in questions}
+    n_corrected = sum(
+        row.answer_id.startswith(CORRECTED_ID) and row.question_id in asked
+        for row in reference_rows.rows
+    )
+    if n_corrected:
+        notes.append(
+            f"{n_corrected} published reference answers that are known to be wrong are replaced by "
+            "corrected ones; --published-references judges beside the published ones"
+        )
     lacking = list(missing(questions, answers, references))
     if lacking and not skip_missing:
         hint = "or judge without it: --skip-missing."
