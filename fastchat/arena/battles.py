@@ -164,7 +164,7 @@ class Cleaner:
             "language": language,
             "tstamp": event.tstamp,
         }
-        return row | _measured(row)
+        return row | measured(row)
 
     def _names(self, event: Event) -> tuple[list[str], bool]:
         """The models of both sides, and whether their names were hidden."""
@@ -272,24 +272,32 @@ def _conversation(side: list[tuple[str, str]]) -> list[dict[str, Any]]:
     ]
 
 
-def _measured(row: dict[str, Any]) -> dict[str, Any]:
-    """What boards ask about the texts, so that it outlives them."""
+def measured(row: Mapping[str, Any]) -> dict[str, Any]:
+    """What boards ask about the texts of a row, so that it outlives them."""
     metadata: dict[str, Any] = {}
     texts: list[str] = []
-    for side in "ab":
-        messages = row[f"conversation_{side}"]
-        answers = [m for m in messages if m["role"] == "assistant"]
-        said = "\n\n".join(m["content"] for m in answers)
-        metadata[f"sum_assistant_{side}_tokens"] = sum(m["num_tokens"] for m in answers)
+    asked: list[tuple[str, int]] = []
+    for side in "ba":  # what the person asked is that of side a
+        messages = [m for m in row[f"conversation_{side}"] if isinstance(m, dict)]
+        answers = [_counted(m) for m in messages if m.get("role") == "assistant"]
+        asked = [_counted(m) for m in messages if m.get("role") == "user"]
+        said = "\n\n".join(text for text, _ in answers)
+        metadata[f"sum_assistant_{side}_tokens"] = sum(n for _, n in answers)
         metadata |= count_markdown(said).to_metadata(side)
         texts.append(said)
-    asked = [m for m in row["conversation_a"] if m["role"] == "user"]
-    metadata["sum_user_tokens"] = sum(m["num_tokens"] for m in asked)
+    metadata["sum_user_tokens"] = sum(n for _, n in asked)
     return {
         "conv_metadata": metadata,
-        "is_code": any("```" in text for text in (*texts, *(m["content"] for m in asked))),
+        "is_code": any("```" in text for text in (*texts, *(text for text, _ in asked))),
         "is_refusal": any(map(is_refusal, texts)),
     }
+
+
+def _counted(message: Mapping[str, Any]) -> tuple[str, int]:
+    """The text of a message and its tokens, counted where the row does not tell."""
+    text = _text(message.get("content"))
+    n = message.get("num_tokens")
+    return text, n if isinstance(n, int) else count_tokens(text)
 
 
 def battles_of_logs(

@@ -20,7 +20,10 @@ class ModelInfo:
     license: str = ""
     link: str = ""
     knowledge_cutoff: str = ""
+    arena_rating: float | None = None
     mt_bench: float | None = None
+    mt_bench_win_rate: float | None = None
+    """Per cent."""
     mmlu: float | None = None
     """Share of right answers, 0 to 1."""
     deprecated: bool = False
@@ -64,7 +67,9 @@ def _info(row: Mapping[str, str | None], file: str) -> ModelInfo:
         license=text("License"),
         link=link if link.startswith(("https://", "http://")) else "",
         knowledge_cutoff=text("Knowledge cutoff date"),
+        arena_rating=number("Arena Elo rating"),
         mt_bench=number("MT-bench (score)"),
+        mt_bench_win_rate=number("MT-bench (win rate %)"),
         mmlu=number("MMLU"),
         deprecated=text("Deprecated").lower() in ("1", "true", "yes"),
     )

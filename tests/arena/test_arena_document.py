@@ -107,6 +107,7 @@ LEFT_OUT = {
     *("basic_stats", "vote_time_stats"),  # read logs, which tests of their own make
     "display_score",  # needs people's labels
     "upload_hf_dataset",
+    "leaderboard_csv_to_html",  # reads a table of models
 }
 
 

@@ -64,6 +64,7 @@ OF_ROWS: dict[str, Argv] = {
     "criteria_labeling": lambda i, o: [
         *("--input-file", i, "--output-file", f"{o}/c.jsonl", "--max-tries", "1")
     ],
+    "add_markdown_info": lambda i, o: ["--input-file", i, "--output-file", f"{o}/styled.json"],
     "monitor_md": lambda i, o: ["--elo", i],
 }
 OF_LOGS: dict[str, Argv] = {
@@ -126,7 +127,10 @@ def test_what_are_no_rows_is_told(
     assert [p for p in Path().glob("out/*.json*") if not p.name.endswith(".cache.jsonl")] == []
 
 
-@pytest.mark.parametrize("name", ["deduplication", "intersect_conv_file", "tag_openai_moderation"])
+@pytest.mark.parametrize(
+    "name",
+    ["deduplication", "intersect_conv_file", "tag_openai_moderation", "add_markdown_info"],
+)
 @pytest.mark.parametrize(
     ("text", "n"),
     [
