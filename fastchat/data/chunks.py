@@ -50,6 +50,8 @@ class Chunk:
     data: bytes | list[dict[str, Any]]
     position: int
     """How far the file has been read, in bytes of the file as stored."""
+    decoded: "Decoded | None" = None
+    """The values of an array's chunk, where cutting it has decoded them."""
 
     def values(self) -> Iterator[Value]:
         """Decodes the values.
@@ -70,7 +72,7 @@ class Chunk:
 
     def _elements(self, data: bytes) -> Iterator[Value]:
         try:
-            values = decode(b"[%b]" % data)
+            values = self.decoded or decode(b"[%b]" % data)
         except ValueError as error:
             last = self.first + self.n_values - 1
             raise DataError(
@@ -160,11 +162,18 @@ def _lines_chunk(data: bytes, name: str, *, first: int, position: int) -> Chunk:
 
 
 def cut_array(
-    blocks: Iterable[bytes], name: str, *, position: Callable[[], int], open_ended: bool = False
+    blocks: Iterable[bytes],
+    name: str,
+    *,
+    position: Callable[[], int],
+    open_ended: bool = False,
+    decodes: bool = False,
 ) -> Iterator[Chunk]:
     """Chunks of whole elements of the array whose `[` has been taken away.
 
     open_ended: whether the array may end without its `]`, between two elements.
+    decodes: whether the chunks may be decoded here, as they may where no other process works on
+        them. That finds the same bounds sooner: what decodes was cut between two elements.
 
     Raises:
         DataError: the array does not end, or something stands after it.
@@ -173,22 +182,44 @@ def cut_array(
     pending: list[bytes] = []
     n_pending = first = 0
     held = b""
-    for given in blocks:
+    seam: bytes | None = None
+    for i, given in enumerate(blocks):
         block = held + given
         held = b""
+        if decodes and i == 0:
+            seam = _seam(block)
         if scan.ended:
             _refuse_rest(block, name)
             continue
         if block.endswith(b"\\") and (len(block) - len(block.rstrip(b"\\"))) % 2:
             block, held = block[:-1], b"\\"
-        found = scan.block(block)
+        decoded = None
+        if seam and (cut := scan.guess(block, seam)) >= 0:
+            decoded = _tried(b"".join([*pending, block[:cut]]))
+            found = _Found(cut, 0)
+            if decoded is None:
+                scan.take_back()
+                seam = None
+        if decoded is None:
+            found = scan.block(block)
         n_pending += found.n_commas
         if found.cut >= 0:
             pending.append(block[: found.cut])
             data = b"".join(pending)
-            n_values = n_pending + (1 if scan.ended and not data.isspace() and data else 0)
+            if decoded:
+                n_values = len(decoded.value)
+            else:
+                n_values = n_pending + (1 if scan.ended and not data.isspace() and data else 0)
             if n_values:
-                yield _array_chunk(data, name, first=first, n_values=n_values, position=position())
+                yield Chunk(
+                    name=name,
+                    kind="array",
+                    first=first,
+                    n_values=n_values,
+                    data=data,
+                    position=position(),
+                    decoded=decoded,
+                )
             first += n_values
             pending, n_pending = [block[found.cut + 1 :]], 0
         else:
@@ -206,13 +237,27 @@ def cut_array(
         )
     if rest.strip():
         n_values = n_pending + 1
-        yield _array_chunk(rest, name, first=first, n_values=n_values, position=position())
+        yield Chunk(
+            name=name, kind="array", first=first, n_values=n_values, data=rest, position=position()
+        )
 
 
-def _array_chunk(data: bytes, name: str, *, first: int, n_values: int, position: int) -> Chunk:
-    return Chunk(
-        name=name, kind="array", first=first, n_values=n_values, data=data, position=position
-    )
+def _seam(block: bytes) -> bytes | None:
+    """What stands between two elements of an array that begins so, if each begins a line.
+
+    No text holds a line break as such, but the same letters may stand deeper in an element.
+    """
+    blanks = block[: len(block) - len(block.lstrip())]
+    is_laid_out = b"\n" in blanks and block[len(blanks) :].startswith(b"{")
+    return b"},%b{" % blanks if is_laid_out else None
+
+
+def _tried(elements: bytes) -> Decoded | None:
+    """The elements, unless they are no whole ones."""
+    try:
+        return decode(b"[%b]" % elements)
+    except ValueError:
+        return None
 
 
 class _Found(NamedTuple):
@@ -232,7 +277,28 @@ class _ArrayScan:
         self.depth = 1
         self.in_string = False
         self.ended = False
+        self._before = (1, False)
         self._memo: dict[tuple[int, bytes], tuple[int, int, int]] = {}
+
+    def guess(self, block: bytes, seam: bytes) -> int:
+        """Takes up a block from its last seam on, as if that stood between two elements.
+
+        Returns:
+            As the `cut` of `block`; -1 where there is no seam, and nothing was taken up.
+        """
+        at = block.rfind(seam)
+        if at < 0:
+            return -1
+        self._before = (self.depth, self.in_string)
+        self.depth, self.in_string = 1, False
+        comma = at + 1
+        found = self.block(block[comma + 1 :])
+        return comma if found.cut < 0 else comma + 1 + found.cut
+
+    def take_back(self) -> None:
+        """Goes back to where the last guess began."""
+        self.depth, self.in_string = self._before
+        self.ended = False
 
     def block(self, block: bytes) -> _Found:
         """Takes up a block, which must not end within an escape."""

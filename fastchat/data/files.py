@@ -70,16 +70,21 @@ def read_values(paths: Iterable[str], *, open_ended: bool = False) -> Iterator[V
         UsageError: a pattern fits no file.
         DataError: a file is missing, damaged, or not what it says.
     """
-    for chunk in read_chunks(paths, open_ended=open_ended):
+    for chunk in read_chunks(paths, open_ended=open_ended, decodes=True):
         yield from chunk.values()
 
 
-def read_chunks(paths: Iterable[str], *, open_ended: bool = False) -> Iterator[Chunk]:
-    """The files cut into chunks of whole values; errors as in `read_values`."""
+def read_chunks(
+    paths: Iterable[str], *, open_ended: bool = False, decodes: bool = False
+) -> Iterator[Chunk]:
+    """The files cut into chunks of whole values; errors as in `read_values`.
+
+    decodes: whether the chunks are decoded in this process, and so may be already.
+    """
     for path in expand(paths):
         with _naming_errors(path), ExitStack() as opened:
             raw = opened.enter_context(_open(path))
-            yield from _chunks(raw, path, opened, open_ended=open_ended)
+            yield from _chunks(raw, path, opened, open_ended=open_ended, decodes=decodes)
 
 
 def stored_bytes(paths: Sequence[str]) -> int | None:
@@ -90,7 +95,7 @@ def stored_bytes(paths: Sequence[str]) -> int | None:
 
 
 def _chunks(
-    raw: io.BufferedReader, path: str, opened: ExitStack, *, open_ended: bool
+    raw: io.BufferedReader, path: str, opened: ExitStack, *, open_ended: bool, decodes: bool
 ) -> Iterator[Chunk]:
     name = "standard input" if path == STANDARD else Path(path).name
     seekable = raw.seekable()
@@ -125,6 +130,7 @@ def _chunks(
             name,
             position=position,
             open_ended=open_ended,
+            decodes=decodes,
         )
     elif start:
         if start[:1] not in b'{"tfn-0123456789':

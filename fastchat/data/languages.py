@@ -105,6 +105,8 @@ def known_codes() -> frozenset[str]:
 
 def _by_script(text: str) -> str | None:
     """Korean, Japanese or Chinese, where their characters outweigh all other letters."""
+    if not _ANY_CJK.search(text):
+        return None
     n_hangul, n_kana, n_han = (_count(script, text) for script in (_HANGUL, _KANA, _HAN))
     n_cjk = n_hangul + n_kana + n_han
     n_others = _count(_LETTERS, text) - n_cjk

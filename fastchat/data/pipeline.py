@@ -6,6 +6,7 @@ workers, and a killed run can go on where it was.
 """
 
 import dataclasses
+import gc
 import json
 import os
 import sys
@@ -82,6 +83,8 @@ class PipelineSettings:
     """Show tracebacks of errors."""
 
 
+_OBJECTS_BETWEEN_COLLECTIONS = 50_000
+
 _OF_NO_EFFECT = ("workers", "report", "resume", "quiet", "debug")
 """Settings that do not change the output."""
 
@@ -115,6 +118,7 @@ def run(
     journal, progress = _journal(settings, plan, target)
     marks = progress.marks if progress else (None, None)
     with ExitStack() as opened:
+        opened.enter_context(_rare_collections())
         writer = opened.enter_context(open_writer(target, settings.format, mark=marks[0]))
         rejects = None
         if settings.rejects:
@@ -236,7 +240,7 @@ def _flow(
 
     def from_workers() -> Iterator[Record]:
         n_done = skip.chunks if skip else 0
-        chunks = _placed(plan.inputs, plan.work.window, skip=n_done)
+        chunks = _placed(plan, skip=n_done)
         with _bar(plan) as advance:
             for done in work_through(chunks, plan.work, workers=plan.workers):
                 report.read += done.n_read
@@ -299,10 +303,11 @@ def _loss_here(record: Record, reason: str, step: str, *, plan: _Plan) -> Loss:
     )
 
 
-def _placed(inputs: Sequence[str], window: Window, *, skip: int = 0) -> Iterator[tuple[int, Chunk]]:
+def _placed(plan: _Plan, *, skip: int = 0) -> Iterator[tuple[int, Chunk]]:
     """The chunks that may hold wanted values, each with the place of its first among all."""
+    window = plan.work.window
     first = 0
-    for chunk in files.read_chunks(inputs):
+    for chunk in files.read_chunks(plan.inputs, decodes=plan.workers == 1):
         if window.end is not None and first >= window.end:
             return
         if window.touches(first, chunk.n_values):
@@ -394,6 +399,17 @@ def _catch_up(steps: Sequence[RecordStep | StreamStep], writer: Writer) -> None:
                 yield record
 
     steps[0].resume(written())
+
+
+@contextmanager
+def _rare_collections() -> Iterator[None]:
+    """Looks for garbage more rarely: records hold no cycles, and to look takes a tenth of a run."""
+    before = gc.get_threshold()
+    gc.set_threshold(_OBJECTS_BETWEEN_COLLECTIONS, *before[1:])
+    try:
+        yield
+    finally:
+        gc.set_threshold(*before)
 
 
 @contextmanager

@@ -91,12 +91,37 @@ def test_an_array_is_cut_between_values_wherever_blocks_end(
     data = json.dumps(given, **layout).encode()[1:] + b" \n"
     blocks = [data[i : i + block_bytes] for i in range(0, len(data), block_bytes)]
     chunks = list(cut_array(blocks, "a", position=lambda: 0))
+    decoded = list(cut_array(blocks, "a", position=lambda: 0, decodes=True))
+    assert [(c.first, c.n_values, c.data) for c in decoded] == [
+        (c.first, c.n_values, c.data) for c in chunks
+    ]
+    assert [found.value for chunk in decoded for found in chunk.values()] == given
     assert [found.value for chunk in chunks for found in chunk.values()] == given
     assert sum(chunk.n_values for chunk in chunks) == len(given)
     first = 0
     for chunk in chunks:
         assert chunk.first == first
         first += chunk.n_values
+
+
+@pytest.mark.parametrize("block_bytes", [7, 64, 1 << 19])
+@pytest.mark.parametrize("indent", ["\n", "\n  "])
+def test_what_is_deeper_in_an_element_is_not_taken_for_its_end(
+    block_bytes: int, indent: str
+) -> None:
+    seam = "}," + indent + "{"
+    element = f'{{"a": [{{"b": 1{seam}"c": "x"{seam}"d": {{}}}}]}}'
+    data = f"[{indent}{element},{indent}{element},{indent}{element}\n]".encode()
+    blocks = [data[1:][i : i + block_bytes] for i in range(0, len(data), block_bytes)]
+    cut = [
+        [(c.first, c.n_values, c.data, list(c.values())) for c in chunks]
+        for chunks in (
+            cut_array(blocks, "a", position=lambda: 0),
+            cut_array(blocks, "a", position=lambda: 0, decodes=True),
+        )
+    ]
+    assert cut[0] == cut[1]
+    assert [found.value for chunk in cut[1] for found in chunk[3]] == json.loads(data)
 
 
 def test_chunks_are_small_however_long_the_file_is(tmp_path: Path, talk: Talk) -> None:
