@@ -8,9 +8,22 @@ import logging
 import logging.handlers
 import os
 import time
+from io import TextIOWrapper
 from pathlib import Path
 
 FORMAT = "%(asctime)s | %(levelname)s | %(name)s | %(message)s"
+
+
+def private(path: str, flags: int) -> int:
+    """An `opener` for `open`: a file that it makes can be read by its owner and group only."""
+    return os.open(path, flags, 0o640)
+
+
+class _LogFile(logging.handlers.TimedRotatingFileHandler):
+    """A log file that strangers on this machine cannot read."""
+
+    def _open(self) -> TextIOWrapper:
+        return open(self.baseFilename, "a", encoding="utf-8", opener=private)
 
 
 def setup(file_name: str | None = None, *, debug: bool = False) -> None:
@@ -27,9 +40,7 @@ def setup(file_name: str | None = None, *, debug: bool = False) -> None:
     if file_name and folder:
         Path(folder).mkdir(parents=True, exist_ok=True)
         handlers.append(
-            logging.handlers.TimedRotatingFileHandler(
-                Path(folder) / file_name, when="D", utc=True, encoding="utf-8", delay=True
-            )
+            _LogFile(Path(folder) / file_name, when="D", utc=True, encoding="utf-8", delay=True)
         )
     for handler in handlers:
         handler.setFormatter(formatter)

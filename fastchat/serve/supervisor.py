@@ -19,6 +19,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from fastchat import logs
 from fastchat.errors import FastChatError, UsageError
 
 log = logging.getLogger(__name__)
@@ -178,7 +179,7 @@ class Supervisor:
 
     async def _spawn(self, child: Child) -> asyncio.subprocess.Process:
         """Starts the child in a process group of its own, so that Ctrl-C reaches us alone."""
-        with open(child.log_path, "ab") as sink:
+        with open(child.log_path, "ab", opener=logs.private) as sink:
             process = await asyncio.create_subprocess_exec(
                 *child.command,
                 stdin=subprocess.DEVNULL,

@@ -6,6 +6,7 @@ Knows transactions and failures, and no table: each part of the store declares i
 """
 
 import contextlib
+import os
 import sqlite3
 import threading
 from collections.abc import Callable, Generator, Sequence
@@ -28,6 +29,8 @@ metadata = sa.MetaData()
 
 BUSY_S = 5
 """How long a transaction waits for another process before it is refused."""
+
+_making_files = threading.Lock()
 
 TURN_S = 15
 """How long a writer waits for others of its process; more than one of them may need."""
@@ -70,6 +73,7 @@ class Database:
         # own way of waiting is to ask again and again.
         self._turn = threading.Lock() if self.is_sqlite else None
         if self.is_sqlite:
+            event.listen(self.engine, "do_connect", _make_private)
             event.listen(self.engine, "connect", _configure_sqlite)
             event.listen(self.engine, "begin", _begin_sqlite)
         else:
@@ -167,6 +171,15 @@ _KINDS = "Give a path such as fastchat.db, or postgresql://user:password@host/na
 def _shown(text: str) -> str:
     """A URL without what may be a password."""
     return repr(text.split("@")[-1])
+
+
+def _make_private(dialect: object, record: object, arguments: list[Any], more: object) -> None:
+    """Makes a new SQLite file, which its owner alone may read; SQLite's own files beside it
+    take after it."""
+    flags = os.O_CREAT | os.O_EXCL | os.O_WRONLY
+    # Under a lock: closing a file ends the locks that this process holds on it (POSIX).
+    with _making_files, contextlib.suppress(OSError):  # it is there, or SQLite will tell why not
+        os.close(os.open(arguments[0], flags, 0o600))
 
 
 def _configure_sqlite(connection: sqlite3.Connection, record: object) -> None:
