@@ -136,7 +136,7 @@ class CountTokensRequest(Body):
         "container": "leave it out",
         "mcp_servers": "call the servers' tools from your client",
         "context_management": "shorten the messages in your client",
-        "prefill": "end the messages with one of the user",
+        "prefill": "end the messages with one of the assistant",
     }
     quiet: ClassVar[frozenset[str]] = frozenset(
         {
@@ -208,11 +208,6 @@ def prompt_body(request: CountTokensRequest) -> dict[str, Any]:
     Raises:
         UsageError: a part has no counterpart in a chat.
     """
-    if request.messages[-1].role == "assistant":
-        raise UsageError(
-            "A last message of the assistant (prefill) is not supported: end with one of the user.",
-            param="messages",
-        )
     messages: list[dict[str, Any]] = []
     if request.system:
         messages.append({"role": "system", "content": _texts(request.system, "system")})
@@ -226,6 +221,8 @@ def prompt_body(request: CountTokensRequest) -> dict[str, Any]:
             case _:
                 messages += _user(turn.content, place)
     body: dict[str, Any] = {"model": request.model, "messages": messages}
+    if request.messages[-1].role == "assistant":
+        body |= _continued(messages[-1])
     if request.tools:
         body["tools"] = [_tool(tool, f"tools[{i}]") for i, tool in enumerate(request.tools)]
     if request.thinking is not None and request.thinking.type == "disabled":
@@ -322,6 +319,16 @@ def _assistant(blocks: list[dict[str, Any]], place: str) -> dict[str, Any]:
         message["tool_calls"] = calls
         message["content"] = message["content"] or None
     return message
+
+
+def _continued(last: dict[str, Any]) -> dict[str, Any]:
+    """The fields by which the answer goes on with a last message of the assistant (prefill)."""
+    if last.get("tool_calls") or not last["content"]:
+        raise UsageError(
+            "A last message of the assistant (prefill) must be a text, and call no tools.",
+            param="messages",
+        )
+    return {"continue_final_message": True, "add_generation_prompt": False}
 
 
 def _call(block: dict[str, Any], place: str) -> dict[str, Any]:

@@ -31,7 +31,14 @@ KEY_ID = "fastchat.key_id"
 FORWARD_TO = "fastchat.forward_to"
 """In a scope from inside: the request goes to this route of an endpoint, past any door."""
 
-COUNTED = ("model", "messages", "tools", "chat_template_kwargs")
+COUNTED = (
+    "model",
+    "messages",
+    "tools",
+    "chat_template_kwargs",
+    "continue_final_message",
+    "add_generation_prompt",
+)
 """The fields of a chat that its prompt is made of."""
 
 QUEUED_PARTS = 8

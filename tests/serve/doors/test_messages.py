@@ -184,11 +184,36 @@ async def test_tokens_are_counted_by_the_endpoint() -> None:
         assert counted.input_tokens == message.usage.input_tokens
 
 
+async def test_an_answer_goes_on_with_a_last_message_of_the_assistant() -> None:
+    async with scripted_gateway() as (url, chat), official(url) as client:
+        begun: list[Any] = [*HELLO, {"role": "assistant", "content": "It is"}]
+        await client.messages.create(model="m", max_tokens=9, messages=begun)
+        asked = chat.bodies[-1]
+        assert asked["messages"][-1] == {"role": "assistant", "content": "It is"}
+        assert asked["continue_final_message"] is True
+        assert asked["add_generation_prompt"] is False
+        await client.messages.count_tokens(model="m", messages=begun)
+        assert chat.bodies[-1]["continue_final_message"] is True
+        await client.messages.create(model="m", max_tokens=9, messages=HELLO)
+        assert "continue_final_message" not in chat.bodies[-1]
+
+
 WRONG: list[tuple[dict[str, Any], str]] = [
     ({"max_tokens": None}, "max_tokens"),
     ({"max_tokens": 0}, "max_tokens"),
     ({"messages": []}, "messages"),
-    ({"messages": [{"role": "assistant", "content": "x"}]}, "prefill"),
+    ({"messages": [{"role": "assistant", "content": ""}]}, "prefill"),
+    (
+        {
+            "messages": [
+                {
+                    "role": "assistant",
+                    "content": [{"type": "tool_use", "id": "c", "name": "f", "input": {}}],
+                }
+            ]
+        },
+        "prefill",
+    ),
     ({"messages": [{"role": "robot", "content": "x"}]}, "role"),
     ({"messages": [{"role": "user", "content": 3}]}, "content"),
     ({"messages": [{"role": "user", "content": [{"type": "video"}]}]}, "video"),
