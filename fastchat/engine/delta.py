@@ -56,16 +56,18 @@ class Delta:
         self._layout = Layout(sizes)
         self._rows = rows
         n_chunks, width = len(self._layout.layers), self._layout.width
-        self._a = torch.zeros(0, len(sizes), 0, in_features, **options)
-        """(P, S, R, in)"""
+        self._a = torch.zeros(in_features, 0, len(sizes), 0, **options)
+        """(in, P, S, R): this way round the product of few rows is a third quicker"""
         self._b = torch.zeros(n_chunks, 0, 0, width, **options)
         """(C, P, R, width), with the scale in it"""
         self._see()
 
     def resize(self, n_places: int, width: int) -> None:
         """Makes room for so many places of this width, keeping what is there."""
-        self._a = _resized(self._a, n_places, self._a.shape[1], width)
-        self._b = _resized(self._b, self._b.shape[0], n_places, width)
+        n_in, _, n_layers, _ = self._a.shape
+        n_chunks, _, _, n_out = self._b.shape
+        self._a = _resized(self._a, n_in, n_places, n_layers, width)
+        self._b = _resized(self._b, n_chunks, n_places, width, n_out)
         self._see()
 
     def put(self, index: int, place: int, layer: LowRank) -> None:
@@ -73,12 +75,12 @@ class Delta:
         rank, layout = len(layer.a), self._layout
         first, n_chunks = layout.firsts[index], layout.sizes[index] // layout.width
         b = (layer.b.float() * layer.scale).t().reshape(rank, n_chunks, layout.width)
-        self._a[place, index, :rank] = layer.a.to(self._a)
+        self._a[:, place, index, :rank] = layer.a.t().to(self._a)
         self._b[first : first + n_chunks, place, :rank] = b.transpose(0, 1).to(self._b)
 
     def wipe(self, place: int) -> None:
         """Makes a place one that adds nothing."""
-        self._a[place] = 0
+        self._a[:, place] = 0
         self._b[:, place] = 0
 
     def add(self, x: Tensor, y: Tensor) -> Tensor:
@@ -92,7 +94,7 @@ class Delta:
         for span in rows.spans:
             products = self._products(flat[span.first : span.end], span)
             part = chunks[span.first : span.end]
-            if span.owner is not None and self._a.shape[2] >= WIDE:
+            if span.owner is not None and self._a.shape[3] >= WIDE:
                 self._add_product(products, span.owner, part)
             else:
                 part.add_(self._sums(products, span.bags(self._layout)).view(part.shape))
@@ -100,7 +102,9 @@ class Delta:
 
     def _sums(self, products: Tensor, bags: Bags) -> Tensor:
         """(T x C, width), from the results of A."""
-        weights = products.view(-1) if bags.taken is None else products.take(bags.taken)
+        weights = products.view(-1)
+        if bags.taken is not None:
+            weights = products.view(-1, bags.unit).index_select(0, bags.taken).view(-1)
         return torch.embedding_bag(
             self._flat_b, bags.indices, bags.offsets, False, _SUM, False, weights
         )[0]
@@ -117,21 +121,21 @@ class Delta:
         """`A x` of the span's adapters side by side, each (S, R) wide. x: (T, in)."""
         if span.places is None:
             return torch.mm(x, self._flat_a)
-        parts = [torch.mm(x, self._a[place].flatten(0, 1).t()) for place in span.places]
+        parts = [torch.mm(x, self._a[:, place].flatten(1)) for place in span.places]
         return parts[0] if len(parts) == 1 else torch.cat(parts, dim=1)
 
     def _see(self) -> None:
-        self._flat_a = self._a.flatten(0, 2).t()
+        self._flat_a = self._a.flatten(1)
         """(in, P x S x R)"""
         self._flat_b = self._b.flatten(0, 2)
         """(C x P x R, width)"""
 
 
-def _resized(old: Tensor, *sizes: int) -> Tensor:
-    """A tensor of these first sizes, zeros where there was nothing."""
-    if tuple(old.shape[: len(sizes)]) == sizes:
+def _resized(old: Tensor, *shape: int) -> Tensor:
+    """A tensor of this shape, zeros where there was nothing."""
+    if tuple(old.shape) == shape:
         return old
-    new = old.new_zeros(*sizes, old.shape[-1])
-    common = tuple(slice(0, min(a, b)) for a, b in zip(old.shape, sizes, strict=False))
+    new = old.new_zeros(*shape)
+    common = tuple(slice(0, min(a, b)) for a, b in zip(old.shape, shape, strict=True))
     new[common] = old[common]
     return new

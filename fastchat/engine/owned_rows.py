@@ -63,7 +63,9 @@ class Bags:
     offsets: Tensor
     """(T x C,) int32, where each bag begins."""
     taken: Tensor | None
-    """Where the weight of each index stands among the products of A; None: they are in order."""
+    """Where the weights stand among the products of A, seen as (-1, unit); None: in order."""
+    unit: int
+    """Weights that stand side by side."""
 
 
 class Span:
@@ -112,16 +114,17 @@ class Span:
         rows_of_b = np.arange(n_chunks) * n_places + self._ids[:, None]  # (T, C)
         rows_of_b = rows_of_b[:, :, None] * width + rank
         counts = is_used.sum(axis=2).reshape(-1)
-        taken = None
-        in_order = n_columns == 1 and n_chunks == n_layers and bool((own == width).all())
-        if not in_order:
+        taken, is_full = None, bool(np.isin(own, (0, width)).all())
+        if n_columns > 1 or n_chunks != n_layers or not (own == width).all():
             blocks = np.arange(len(self._ids)) * n_columns + columns[self._ids]
-            places = (blocks[:, None] * n_layers + layout.layers)[:, :, None] * width + rank
-            taken = torch.from_numpy(places[is_used]).to(self._device)
+            blocks = blocks[:, None] * n_layers + layout.layers  # (T, C)
+            places = blocks[own > 0] if is_full else (blocks[:, :, None] * width + rank)[is_used]
+            taken = torch.from_numpy(places.reshape(-1)).to(self._device)
         return Bags(
             indices=self._int32(rows_of_b[is_used]),
             offsets=self._int32(np.cumsum(counts) - counts),
             taken=taken,
+            unit=width if is_full else 1,
         )
 
     def _int32(self, values: Ints) -> Tensor:
