@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 from arena_reader import BOX, WAIT_MS, Reader, open_browser
 
+from fastchat.web.leaderboard import leaderboard_words
 from fastchat.web.texts import load_texts
 
 pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("browser")]
@@ -58,6 +59,14 @@ def test_ten_battles_move_the_board(browser: Any, arena: str) -> None:
         MODELS
     )
     reader.shoot("board")
+    words = leaderboard_words()
+    reader.tab.get_by_role("tab", name=words.tab_overview).click()
+    reader.see(words.overview)
+    best = reader.tab.locator(".overview .best:visible")
+    reader.expect(best.first).to_be_visible(timeout=WAIT_MS)
+    reader.tab.get_by_text(words.by_rating, exact=True).locator("visible=true").first.click()
+    reader.expect(best.first).to_have_text(re.compile(r"^\d{3,4}$"), timeout=WAIT_MS)
+    reader.shoot("overview")
     foreign = [u for u in reader.requests if not u.startswith((arena, "data:", "blob:"))]
     assert foreign == []
     assert reader.failures == []
@@ -150,6 +159,54 @@ ARABIC = """مرحبا، هذه إجابة باللغة العربية.
 a line of code that is much longer than a phone is wide, and that does not break
 ```
 """
+
+
+def tab_until(reader: Reader, name: str) -> None:
+    """Presses Tab until the control of that name has the focus."""
+    names: list[str] = []
+    for _ in range(60):
+        reader.tab.keyboard.press("Tab")
+        names.append(
+            reader.tab.evaluate(
+                """() => { const e = document.activeElement;
+                   return (e.getAttribute('aria-label') || e.textContent || e.placeholder
+                           || '').trim(); }"""
+            )
+        )
+        if names[-1] == name:
+            return
+    raise AssertionError(f"{name} is not reached: {names}")
+
+
+def test_a_round_by_the_keyboard_alone(browser: Any, arena: str) -> None:
+    reader = Reader(browser.new_context(viewport={"width": 1280, "height": 800}), arena)
+    reader.see(WORDS.greeting_battle)
+    reader.expect(reader.tab.locator(BOX)).to_have_attribute(
+        "placeholder", WORDS.ask, timeout=WAIT_MS
+    )
+    keys = reader.tab.keyboard
+    tab_until(reader, WORDS.ask)
+    keys.type("first line")
+    keys.press("Shift+Enter")
+    keys.type("second line")
+    keys.press("Enter")
+    reader.expect(reader.answers()).to_have_count(2, timeout=WAIT_MS)
+    reader.expect(reader.button(WORDS.tie)).to_be_enabled(timeout=3 * WAIT_MS)
+    tab_until(reader, WORDS.tie)
+    outline = reader.tab.evaluate("getComputedStyle(document.activeElement).outlineStyle")
+    assert outline == "solid", "who has the focus is seen"
+    keys.press("Enter")
+    reader.see(WORDS.thanks)
+    tab_until(reader, WORDS.new_round)
+    keys.press("Space")
+    reader.expect(reader.answers()).to_have_count(0, timeout=WAIT_MS)
+    tab_until(reader, WORDS.tab_battle)
+    keys.press("ArrowRight")
+    keys.press("Enter")
+    tab_until(reader, WORDS.tab_leaderboard)
+    keys.press("Enter")
+    reader.see("1 votes")
+    assert reader.failures == []
 
 
 def test_what_is_wide_or_runs_from_the_right_stays_readable(

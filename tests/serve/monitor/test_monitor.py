@@ -233,6 +233,10 @@ def test_the_page_in_a_browser(tmp_path: Path) -> None:
     hard = tmp_path / "hard.csv"
     hard.write_text("model,score\nm-a,41.5\n")
     command += ["--log-root", str(logs), "--update-interval", "1"]
+    models, hard = tmp_path / "models.csv", tmp_path / "hard.csv"
+    models.write_text("key,Model,License\nm-a,Model A,MIT\n", "utf-8")
+    hard.write_text("model,score\nm-a,44.4\n", "utf-8")
+    command += ["--leaderboard-table-file", str(models), "--arena-hard-leaderboard", str(hard)]
     command += ["--arena-hard-leaderboard", str(hard)]
     with (
         served(b'{"elo_data": [{"Model": "pilot", "Arena Score": 1010.5}]}') as board,
@@ -261,6 +265,10 @@ def test_the_page_in_a_browser(tmp_path: Path) -> None:
                 with page.expect_download() as download:
                     page.get_by_role("link", name="ratings.json").click()
                 assert b"m-a" in Path(download.value.path()).read_bytes()
+                for name in ("Overview", "Arena (Vision)", "Arena-Hard-Auto", "Full Leaderboard"):
+                    page.get_by_role("tab", name=name).click()
+                expect(page.locator("table.full td:visible", has_text="Model A")).to_be_visible()
+                expect(page.locator("table.full td:visible", has_text="44.4")).to_be_visible()
                 page.get_by_role("tab", name="Basic stats").click()
                 expect(page.get_by_text("rightvote").first).to_be_visible(timeout=30_000)
                 chart = page.get_by_text("Chats and votes a day (UTC)")
