@@ -248,7 +248,8 @@ def _climb(
     counts: Counts, kind: _Model, x: Floats, step: Floats, value: float, ridge: float
 ) -> tuple[Floats, float]:
     """Where the step leads, halved until the penalised likelihood does not fall, and its value."""
-    slack = 1e-12 * abs(value)  # of rounding, where the end is near
+    # Of rounding, where the end is near: the sum's terms are far larger than the sum.
+    slack = 1e-12 * abs(value) + 1e-14 * counts.total * (1.0 + abs(float(x[-1])))
     for _ in range(40):
         better = _value(counts, kind, x + step, ridge)
         if better >= value - slack:

@@ -158,6 +158,8 @@ def test_without_ties_the_ratings_are_those_of_the_decided_votes(model: TieModel
     ("rows", "words"),
     [
         ([("a", "b", "tie")], "no model beat one that had beaten it"),
+        ([("a", "b", "tie")] * 2000, "no model beat one that had beaten it"),
+        ([("a", "b", "tie")] * 4000 + [("c", "d", "model_a")], "2 groups"),
         ([("a", "b", "model_a"), ("a", "b", "tie")], "no model beat one that had beaten it"),
         ([("a", "b", "model_a"), ("b", "c", "tie"), ("a", "c", "tie")], "no model beat one"),
         ([("a", "b", "model_a"), ("a", "b", "model_b"), ("c", "d", "tie")], "2 groups"),
