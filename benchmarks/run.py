@@ -31,6 +31,7 @@ SECTIONS: dict[str, list[str]] = {
     "page": ["page.py"],
     "startup": ["startup.py"],
     "arena": ["arena.py"],
+    "arena-memory": ["arena_memory.py"],
     "data": ["data.py"],
     "rating": ["rating.py"],
     "pairing": ["pairing.py"],
