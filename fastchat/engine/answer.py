@@ -60,7 +60,8 @@ class Answer:
         if not request.ignore_eos:
             stop_ids |= loaded.eos_token_ids
             # A grammar tells the end itself, and a text it allows may hold any stop string.
-            is_held = request.grammar is not None and not request.grammar.after
+            grammar = request.grammar
+            is_held = grammar is not None and not (grammar.after or grammar.opens)
             stop = (*stop, *loaded.stop) if is_chat and not is_held else stop
         self._stopping = Stopping(stop, stop_ids)
 

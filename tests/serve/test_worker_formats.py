@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import AsyncIterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -72,7 +73,7 @@ async def test_a_required_call_is_whole_and_streams_alike(engine: Engine) -> Non
             fields["tool_choice"] = {"type": "function", "function": {"name": name}}
             reply = await client.chat.completions.create(model="m", **fields)
             choice = reply.choices[0]
-            (call,) = choice.message.tool_calls or ()
+            (call,) = list(choice.message.tool_calls or ())
             assert call.type == "function" and call.function.name == name
             assert (choice.finish_reason, choice.message.content) == ("tool_calls", None)
             if name == "weather":
@@ -122,7 +123,7 @@ async def test_harmony_thinks_calls_and_speaks(harmony: Engine) -> None:
         fields["logit_bias"] = {str(ids["<|end|>"]): 60}
         reply = await client.chat.completions.create(model="m", tool_choice="required", **fields)
         choice = reply.choices[0]
-        (call,) = choice.message.tool_calls or ()
+        (call,) = list(choice.message.tool_calls or ())
         assert call.type == "function" and choice.finish_reason == "tool_calls"
         check_weather(call.function.arguments)
         content, calls, reason = await streamed(client, tool_choice="required", **fields)
@@ -181,14 +182,18 @@ async def test_a_bare_call_that_the_model_begins_is_held_to_its_tool(
         fields: Any = {"model": "m", "messages": ASK, "tools": [WEATHER], "seed": 3}
         fields |= {"parallel_tool_calls": False, "max_tokens": 100}
         (begin,) = engine.tokenize(head, add_special_tokens=False)
-        reply = await client.chat.completions.create(**fields, logit_bias={str(begin): 100})
-        (call,) = reply.choices[0].message.tool_calls or ()
+        reply: Any = await client.chat.completions.create(**fields, logit_bias={str(begin): 100})
+        (call,) = list(reply.choices[0].message.tool_calls or ())
         check_weather(call.function.arguments)
         assert reply.choices[0].finish_reason == "tool_calls"
-        # Other JSON is a text like any other.
+        # Other JSON is a text like any other, which the format's own stops end.
         (begin,) = engine.tokenize('{"x', add_special_tokens=False)
         reply = await client.chat.completions.create(**fields, logit_bias={str(begin): 100})
         assert (reply.choices[0].message.content or "").startswith('{"x{"x{"x')
+        monkeypatch.setattr(engine, "_loaded", replace(engine._loaded, stop=("x{",)))  # type: ignore[attr-defined]
+        reply = await client.chat.completions.create(**fields, logit_bias={str(begin): 100})
+        assert reply.choices[0].message.content == '{"'
+        assert reply.choices[0].finish_reason == "stop"
 
 
 async def test_an_answer_goes_on_with_the_last_message(weights: Path) -> None:
