@@ -85,6 +85,8 @@ class MultiSettings(WebSettings):
     """CSV of models: organization, license, link, knowledge cutoff."""
     arena_hard_table: Path | None = None
     """CSV of the arena-hard benchmark, shown in a tab of its own."""
+    copilot_url: Annotated[str, Env("COPILOT_ARENA_LEADERBOARD_URL")] = ""
+    """Address of another arena's leaderboard in JSON, shown in a tab of its own."""
     category_file: Path | None = None
     """TOML file of further categories of the board; without --elo-results-file."""
     show_visualizer: bool = False
@@ -165,6 +167,7 @@ def read_arena_settings(settings: MultiSettings) -> "ArenaSettings":
             results=settings.elo_results_file,
             models=settings.leaderboard_table_file,
             hard=settings.arena_hard_table,
+            copilot_url=settings.copilot_url,
             categories=settings.category_file,
         ),
         shows_visualizer=settings.show_visualizer,

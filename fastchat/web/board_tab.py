@@ -16,6 +16,7 @@ from fastchat.arena.plots import battle_count_heatmap, rating_over_time
 from fastchat.errors import FastChatError
 from fastchat.store.arena import ArenaStore
 from fastchat.web.board_tables import csv_html, full_html, overview_html, scores_of
+from fastchat.web.foreign_board import ForeignBoard
 from fastchat.web.leaderboard import (
     LeaderboardWords,
     Read,
@@ -26,6 +27,7 @@ from fastchat.web.leaderboard import (
     table_html,
 )
 
+COPILOT_TITLE = "Copilot Arena"
 VISION = "vision"
 """The category of conversations that began with a picture."""
 QUIET: dict[str, Any] = {
@@ -45,6 +47,8 @@ class BoardFiles:
     """CSV of models: organization, license, link, knowledge cutoff."""
     hard: Path | None = None
     """CSV of the arena-hard benchmark."""
+    copilot_url: str = ""
+    """Where a leaderboard of others is published as JSON; empty shows none."""
     categories: Path | None = None
     """TOML of categories beside those that ship; for boards that follow the store."""
 
@@ -150,6 +154,10 @@ def build_board(
         if hard:
             with gr.Tab(words.hard):
                 gr.HTML(hard, elem_classes="ratings")
+        if files.copilot_url:
+            foreign = ForeignBoard(files.copilot_url)
+            with gr.Tab(COPILOT_TITLE) as tab:
+                _follows([tab.select], [], lambda found: foreign.html(), read, words)
         if infos:
             with gr.Tab(words.tab_full) as tab:
                 _follows(

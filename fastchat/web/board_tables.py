@@ -91,8 +91,7 @@ def csv_html(path: Path, title: str) -> str:
         UsageError: it cannot be read, or holds no rows.
     """
     head, *body = _rows_of(path)
-    rows = [[html.escape(cell) for cell in row] for row in body]
-    return f"<h2>{html.escape(title)}</h2>{_table(head, rows, kind='file')}"
+    return f"<h2>{html.escape(title)}</h2>{rows_html(head, body)}"
 
 
 def scores_of(path: Path) -> dict[str, str]:
@@ -107,6 +106,11 @@ def scores_of(path: Path) -> dict[str, str]:
         return {}
     model, score = names.index("model"), names.index("score")
     return {row[model]: row[score] for row in body if len(row) > max(model, score)}
+
+
+def rows_html(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """A table of texts."""
+    return _table(head, [[html.escape(cell) for cell in row] for row in rows], kind="file")
 
 
 def _rows_of(path: Path) -> list[list[str]]:

@@ -54,6 +54,9 @@ def test_every_flag_arrives_where_it_counts(
     assert read.page.show_terms and read.page.concurrency == 3
     assert read.retention_days == 30 and read.keeps_texts
     assert not read_arena_settings(settings("--no-log-content")).keeps_texts
+    monkeypatch.setenv("COPILOT_ARENA_LEADERBOARD_URL", "http://127.0.0.1:9/board")
+    foreign = read_arena_settings(settings()).board
+    assert foreign is not None and foreign.copilot_url == "http://127.0.0.1:9/board"
     own = read_arena_settings(settings("--category-file", "c.toml")).board
     assert own is not None and own.categories == Path("c.toml")
 

@@ -16,7 +16,7 @@ from fastchat.arena.live_categories import LiveCategories
 from fastchat.errors import FastChatError
 from fastchat.store.arena import ArenaStore
 from fastchat.store.database import Database
-from fastchat.web.board_tab import BoardFiles, board_source
+from fastchat.web.board_tab import COPILOT_TITLE, BoardFiles, board_source
 from fastchat.web.leaderboard import leaderboard_words
 
 
@@ -82,7 +82,8 @@ def test_results_and_tables_of_files_are_shown_on_the_page(
     models.write_text("key,Model,MMLU,License\nlion,Lion 7B,0.5,MIT\n", "utf-8")
     hard.write_text("model,score\nlion,33.3\n", "utf-8")
     path = results(tmp_path / "ratings.json", "lion")
-    session = Session(serve_arena(board=BoardFiles(results=path, models=models, hard=hard)))
+    files = BoardFiles(results=path, models=models, hard=hard, copilot_url="http://127.0.0.1:1/")
+    session = Session(serve_arena(board=files))
     [refresh] = [f for f in session.all if f["api_name"] == "refresh"]
     session.functions["board"] = refresh
     # A page that was open before the server began again still has its choice.
@@ -91,7 +92,7 @@ def test_results_and_tables_of_files_are_shown_on_the_page(
     assert choices["choices"] == [["Overall", "full"]]
     labels = [c["props"].get("label") for c in session.http.get("/config").json()["components"]]
     words = leaderboard_words()
-    for tab in (words.tab_arena, words.tab_overview, words.hard, words.tab_full):
+    for tab in (words.tab_arena, words.tab_overview, words.hard, words.tab_full, COPILOT_TITLE):
         assert labels.count(tab) == 1
     assert words.tab_vision not in labels, "this arena takes no pictures"
     assert "33.3" in session.http.get("/config").text

@@ -49,6 +49,8 @@ class MonitorSettings(ServerSettings):
         None
     )
     """Address of the Copilot Arena's board (JSON), shown in a tab of its own."""
+    copilot_url: Annotated[str, Env("COPILOT_ARENA_LEADERBOARD_URL")] = ""
+    """Address of another arena's leaderboard in JSON, shown in a tab of its own."""
     ban_ip_file: Path | None = None
     """JSON list of addresses whose votes in the logs are left out."""
     exclude_model_names: CommaList = ()
@@ -107,7 +109,11 @@ def build_monitor(settings: MonitorSettings) -> "Guard":
     from fastchat.web.board_tab import QUIET, BoardFiles, build_board
 
     read = leaderboard_source(settings)
-    files = BoardFiles(models=settings.leaderboard_table_file, hard=settings.arena_hard_leaderboard)
+    files = BoardFiles(
+        models=settings.leaderboard_table_file,
+        hard=settings.arena_hard_leaderboard,
+        copilot_url=settings.copilot_url,
+    )
     page_settings = _page_settings(settings)
     with frame(page_settings.texts, page_settings) as page, gr.Tabs():
         with gr.Tab("Leaderboard", elem_classes="reading"):
