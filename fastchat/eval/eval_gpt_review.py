@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 from fastchat.errors import DataError, UsageError
-from fastchat.llm_judge.endpoints import EndpointSettings
+from fastchat.llm_judge.endpoints import UncachedEndpointSettings
 from fastchat.settings import Group, alias, run_command
 
 if TYPE_CHECKING:
@@ -22,7 +22,7 @@ REMEDY = "Results so far are kept; the same command reviews only what is missing
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class ReviewEndpoint(EndpointSettings):
+class ReviewEndpoint(UncachedEndpointSettings):
     """The published number of tries."""
 
     max_tries: int = 5

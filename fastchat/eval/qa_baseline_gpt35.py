@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 from fastchat.errors import UsageError
-from fastchat.llm_judge.endpoints import EndpointSettings
+from fastchat.llm_judge.endpoints import UncachedEndpointSettings
 from fastchat.settings import Group, alias, run_command
 
 if TYPE_CHECKING:
@@ -24,7 +24,7 @@ SYSTEM_MESSAGE = "You are a helpful assistant."
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class BaselineEndpoint(EndpointSettings):
+class BaselineEndpoint(UncachedEndpointSettings):
     """The published numbers of requests and tries."""
 
     parallel: Annotated[int, alias("--concurrency")] = 32

@@ -30,7 +30,7 @@ from fastchat.errors import (
     UsageError,
 )
 from fastchat.llm_judge.account import Account, estimated_tokens, most_tokens, price
-from fastchat.llm_judge.endpoints import Endpoint, EndpointSettings
+from fastchat.llm_judge.endpoints import Endpoint, UncachedEndpointSettings
 from fastchat.llm_judge.lines import Appender, read_rows
 from fastchat.llm_judge.wire import open_session
 from fastchat.message import Message
@@ -152,7 +152,7 @@ class ApiModel:
         self,
         name: str,
         endpoint: Endpoint,
-        settings: EndpointSettings,
+        settings: UncachedEndpointSettings,
         *,
         account: Account,
         cache: Cache | None = None,
@@ -160,6 +160,7 @@ class ApiModel:
         self.name = name
         self.account = account
         self._endpoint = endpoint
+        self._url = endpoint.chat_url
         self._settings = settings
         self._cache = cache
         self._session: ClientSession | None = None
@@ -250,9 +251,8 @@ class ApiModel:
     async def _post(self, body: Mapping[str, Any]) -> tuple[int, Mapping[str, str], bytes]:
         """Status, headers and body of the reply. The key goes to this address and no other."""
         session = self._open()
-        url = f"{self._endpoint.api_base.rstrip('/')}/chat/completions"
         data = orjson.dumps(body)
-        async with session.post(url, data=data, allow_redirects=False) as response:
+        async with session.post(self._url, data=data, allow_redirects=False) as response:
             return response.status, response.headers, await response.read()
 
     def _leave_out(self, error: Mapping[str, Any], sent: Mapping[str, Any]) -> bool:

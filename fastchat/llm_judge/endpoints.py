@@ -15,7 +15,7 @@ OPENAI = "https://api.openai.com/v1"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class EndpointSettings:
+class UncachedEndpointSettings:
     """Where models are asked over the OpenAI API, and how patiently."""
 
     api_base: Annotated[
@@ -40,8 +40,6 @@ class EndpointSettings:
     """Dollars for a million tokens of answer."""
     max_cost: float | None = None
     """Dollars this run may cost at most; what is there by then is kept."""
-    cache: bool = True
-    """Take replies that an earlier run was given for the same request."""
 
     def check(self) -> None:
         """Refuses numbers nothing can be done with.
@@ -59,6 +57,14 @@ class EndpointSettings:
                 raise UsageError(f"--{name.replace('_', '-')} {value}: give 0 or more.")
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EndpointSettings(UncachedEndpointSettings):
+    """The same for commands that keep every reply."""
+
+    cache: bool = True
+    """Take replies that an earlier run was given for the same request."""
+
+
 class Endpoint(BaseModel):
     """One place that answers for a model."""
 
@@ -72,6 +78,21 @@ class Endpoint(BaseModel):
     price_output: float | None = None
 
     @property
+    def chat_url(self) -> str:
+        """Where chats are asked; what stands after a `?`, as Azure's api-version, stays there."""
+        parts = urlsplit(self.api_base)
+        return parts._replace(path=parts.path.rstrip("/") + "/chat/completions").geturl()
+
+    @property
+    def headers(self) -> dict[str, str]:
+        """How the key is told: to Azure under its own name as well."""
+        told = {"authorization": f"Bearer {self.api_key}"}
+        host = urlsplit(self.api_base).hostname or ""
+        if host.endswith((".azure.com", ".azure-api.net")):
+            told["api-key"] = self.api_key
+        return told
+
+    @property
     def shown(self) -> str:
         """The address without what may be secret in it."""
         parts = urlsplit(self.api_base)
@@ -79,7 +100,7 @@ class Endpoint(BaseModel):
         return f"{parts.scheme}://{parts.hostname}{port}{parts.path}"
 
 
-def endpoint_of(model: str, settings: EndpointSettings) -> Endpoint:
+def endpoint_of(model: str, settings: UncachedEndpointSettings) -> Endpoint:
     """The endpoint that answers for `model`: the file's entry, else the flags.
 
     Raises:

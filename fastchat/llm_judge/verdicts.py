@@ -88,8 +88,9 @@ def schema_of(output_format: OutputFormat) -> dict[str, Any] | None:
 
 
 def _rating(said: str, structured: Mapping[str, Any] | None) -> Verdict:
-    if structured is not None and isinstance(structured.get("rating"), int | float):
-        return _graded(float(structured["rating"]))
+    rating = structured.get("rating") if structured is not None else None
+    if isinstance(rating, int | float) and not isinstance(rating, bool):
+        return _graded(float(rating))
     for pattern in _RATING:
         if found := pattern.findall(said):
             return _graded(float(found[-1]))

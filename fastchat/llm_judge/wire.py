@@ -23,10 +23,7 @@ def open_session(endpoint: "Endpoint", *, timeout_s: float) -> "ClientSession":
         connector=aiohttp.TCPConnector(limit=0),
         timeout=aiohttp.ClientTimeout(total=timeout_s or None),
         cookie_jar=aiohttp.DummyCookieJar(),
-        headers={
-            "authorization": f"Bearer {endpoint.api_key}",
-            "content-type": "application/json",
-        },
+        headers={**endpoint.headers, "content-type": "application/json"},
         trust_env=is_behind_proxy(endpoint.api_base),
     )
 

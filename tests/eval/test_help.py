@@ -29,3 +29,4 @@ def test_help_is_light_and_has_the_published_flags(
     page = pages[f"fastchat.eval.{command}"]
     assert page.status == 0 and HEAVY & page.imported == set(), page.text
     assert set(PUBLISHED[command].split()) <= page.words
+    assert "--no-cache" not in page.words  # these commands keep no cache to pass by

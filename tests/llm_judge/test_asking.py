@@ -146,7 +146,7 @@ async def test_a_server_that_does_not_count_is_not_free(fake) -> None:
 
 
 async def test_the_ceiling_is_never_passed_and_waits_for_what_is_in_the_air(fake) -> None:
-    flags = {"price_input": 0.0, "price_output": 1e6 / 50}  # 50 tokens may cost a dollar
+    flags: Any = {"price_input": 0.0, "price_output": 1e6 / 50}  # 50 tokens may cost a dollar
     model = model_at(fake, max_cost=2.0, **flags)
     done: list[int] = []
 
@@ -202,3 +202,34 @@ def test_a_file_of_endpoints_gives_each_model_its_own(tmp_path: Path) -> None:
     assert (found.shown, found.price_input, found.price_output) == ("http://h:1/v1", 2, 4.0)
     assert endpoint_of("other", settings).shown == "https://api.openai.com/v1"
     assert "secret" not in repr(EndpointSettings(api_key="secret"))
+
+
+@pytest.mark.parametrize(
+    ("api_base", "url", "names"),
+    [
+        ("http://h:1/v1", "http://h:1/v1/chat/completions", {"authorization"}),
+        ("http://h:1/v1/", "http://h:1/v1/chat/completions", {"authorization"}),
+        (
+            "https://mine.openai.azure.com/openai/deployments/judge?api-version=2024-10-21",
+            "https://mine.openai.azure.com/openai/deployments/judge/chat/completions"
+            "?api-version=2024-10-21",
+            {"authorization", "api-key"},
+        ),
+        (
+            "https://mine.openai.azure.com/openai/v1/",
+            "https://mine.openai.azure.com/openai/v1/chat/completions",
+            {"authorization", "api-key"},
+        ),
+        (
+            "https://api.anthropic.com/v1",
+            "https://api.anthropic.com/v1/chat/completions",
+            {"authorization"},
+        ),
+    ],
+)
+def test_each_kind_of_provider_has_its_address_and_key(
+    api_base: str, url: str, names: set[str]
+) -> None:
+    endpoint = endpoint_of("m", EndpointSettings(api_base=api_base, api_key="k"))
+    assert endpoint.chat_url == url and set(endpoint.headers) == names
+    assert "api-version" not in endpoint.shown

@@ -110,7 +110,12 @@ def test_ray_gets_a_task_with_its_accelerators_for_each_copy(
     flags = ("--num-gpus-total", "6", "--num-gpus-per-model", "2", "--question-end", "8")
     assert answer("m", *flags) == 0
     assert given == [({"num_gpus": 2}, n) for n in (3, 3, 2)]
-    assert len(rows_of(FILE)) == 8
+    assert answer("alone", "--question-end", "8") == 0
+    said = [
+        [(row["question_id"], row["choices"]) for row in rows_of(path)]
+        for path in (FILE, FILE.with_name("alone.jsonl"))
+    ]
+    assert said[0] == said[1] and len(said[0]) == 8
 
 
 def test_the_manifest_has_settings_and_sums(here: Path) -> None:

@@ -37,6 +37,8 @@ def test_a_grade_is_the_last_number_in_brackets(text: str, score: float) -> None
         ("<think>so [[7]] or", "reasoning without an answer"),
         ("Rating: [[sieben]]", "no rating like [[5]]"),
         ('{"rating": 99}', "a rating outside 1 to 10"),
+        ('{"rating": true}', "no rating like [[5]]"),
+        ('{"rating": "7"}', "no rating like [[5]]"),
     ],
 )
 def test_what_is_no_grade_has_a_reason_and_no_number(text: str, reason: str) -> None:
