@@ -125,11 +125,11 @@ class HarmonyReply:
     def _next(self) -> bool:
         """After a message: the next one's start, before which blanks are nothing."""
         self._buffer = self._buffer.lstrip()
-        if not self._buffer:
-            return False
-        if any(mark.startswith(self._buffer[: len(mark)]) for mark in (_START, _CHANNEL)):
+        if self._buffer.startswith((_START, _CHANNEL)):
             self._state = self._head
             return True
+        if any(mark.startswith(self._buffer) for mark in (_START, _CHANNEL)):
+            return False
         self._begin("final", "")
         return True
 

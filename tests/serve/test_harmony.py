@@ -4,11 +4,11 @@ import json
 
 import pytest
 
-from fastchat.families.formats import reasoning_formats
+from fastchat.families.formats import reasoning_formats, tool_formats
 from fastchat.protocol.chat_pieces import CallPiece, ReasoningPiece, TextPiece
 from fastchat.serve.harmony import HarmonyReply
 from fastchat.serve.reasoning import ThoughtCount
-from tests.serve.test_tool_calls import cuts_of
+from tests.serve.test_tool_calls import cuts_of, soups
 
 THINK = "<|channel|>analysis<|message|>hm, 1 < 2<|end|>"
 CALL = "<|channel|>commentary to=functions.f <|constrain|>json<|message|>"
@@ -85,6 +85,12 @@ def test_messages_go_to_those_they_are_for(
     text: str, thought: str, said: str, calls: list[object]
 ) -> None:
     assert parsed(text) == [thought, said, calls]
+
+
+def test_any_split_of_any_text_gives_the_same() -> None:
+    for text, ways in soups(tool_formats()["harmony"]):
+        found = {json.dumps(_parsed(text, cuts, is_single=False, is_inside=False)) for cuts in ways}
+        assert len(found) == 1, (text, found)
 
 
 def test_one_call_at_most_where_one_is_asked_for() -> None:

@@ -2,10 +2,11 @@
 
 import json
 import random
+from collections.abc import Iterator
 
 import pytest
 
-from fastchat.families.formats import reasoning_formats, tool_formats
+from fastchat.families.formats import ToolFormat, reasoning_formats, tool_formats
 from fastchat.message import ToolCall
 from fastchat.model.tool_text import written
 from fastchat.protocol.chat_pieces import CallPiece, TextPiece
@@ -176,6 +177,27 @@ def test_arguments_go_out_as_they_come() -> None:
     assert parser.feed(', "arguments": {"a"') == [CallPiece(0, arguments='{"a"')]
     assert parser.feed(": [1") == [CallPiece(0, arguments=": [1")]
     assert parser.feed("]}}\n</tool_call>") == [CallPiece(0, arguments="]}")]
+
+
+def soups(form: ToolFormat) -> Iterator[tuple[str, list[list[int]]]]:
+    """Texts of a format's marks, of parts of them and of what stands between, each with cuts."""
+    draw = random.Random(form.name)
+    halves = [mark[: len(mark) // 2] for mark in form.marks]
+    words = ["f", "g", "x", "5", "true", "functions.f:0", "to=functions.f", "analysis", "final"]
+    signs = ["{", "}", "[", "]", ",", '"', "`", "<", ":", "\n", " "]
+    wholes = ['{"name": "f", "arguments": {}}', '{"x": 1}', written(TWO[:1], form)]
+    pieces = [*form.marks, *halves, *words, *signs, *wholes]
+    for _ in range(150):
+        text = "".join(draw.choices(pieces, k=draw.randrange(1, 14)))
+        some = [draw.sample(range(len(text)), draw.randrange(min(6, len(text)))) for _ in range(3)]
+        yield text, [[], list(range(len(text))), *map(sorted, some)]
+
+
+@pytest.mark.parametrize("name", FORMATS)
+def test_any_split_of_any_text_gives_the_same(name: str) -> None:
+    for text, ways in soups(FORMATS[name]):
+        found = {json.dumps(_parsed(name, text, cuts, is_single=False)) for cuts in ways}
+        assert len(found) == 1, (text, found)
 
 
 def test_texts_between_tags_go_out_as_they_come_and_other_values_when_they_are_whole() -> None:
