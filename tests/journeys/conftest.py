@@ -1,25 +1,36 @@
-"""A whole local platform in its own processes: controller, worker with vicuna-tiny, gateway."""
+"""A whole local platform, started as `make run` starts it: controller, worker with vicuna-tiny,
+gateway and page."""
 
+import re
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 from real_processes import Platform, free_port, running, wait_until_answers
 
+MAKEFILE = Path(__file__).resolve().parents[2] / "Makefile"
+
+
+def run_command() -> list[str]:
+    """The module and flags of `make run`, without those that its caller adds."""
+    recipe = re.search(r"^run:.*\n\t(.+)$", MAKEFILE.read_text("utf-8"), re.MULTILINE)
+    assert recipe is not None
+    words = recipe.group(1).split()
+    assert words[:2] == ["$(BIN)/python", "-m"] and words[-1] == "$(RUN_FLAGS)"
+    return words[2:-1]
+
 
 @pytest.fixture(scope="session")
 def platform(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Platform]:
-    ports = [free_port() for _ in range(3)]
-    controller, worker, gateway = (f"http://127.0.0.1:{port}" for port in ports)
-    place = ["--host", "127.0.0.1", "--port"]
-    log_path = tmp_path_factory.mktemp("platform") / "log"
-    with running(
-        ["fastchat.serve.controller", *place, str(ports[0])],
-        ["fastchat.serve.openai_api_server", *place, str(ports[2]), "--controller", controller],
-        [
-            *("fastchat.serve.model_worker", *place, str(ports[1]), "--controller", controller),
-            *("--model-path", "vicuna-tiny", "--device", "cpu", "--num-threads", "1"),
-        ],
-        log_path=log_path,
-    ) as processes:
-        wait_until_answers(f"{gateway}/v1/models/vicuna-tiny", processes)
-        yield Platform(controller_url=controller, worker_url=worker, gateway_url=gateway)
+    folder = tmp_path_factory.mktemp("platform")
+    ports = {name: str(free_port()) for name in ("controller", "worker", "server", "web")}
+    flags = [word for name, port in ports.items() for word in (f"--{name}-port", port)]
+    flags += ["--log-dir", str(folder / "logs"), "--device", "cpu", "--num-threads", "1"]
+    urls = {name: f"http://localhost:{port}" for name, port in ports.items()}
+    with running([*run_command(), *flags], log_path=folder / "log") as processes:
+        wait_until_answers(f"{urls['server']}/v1/models/vicuna-tiny", processes)
+        yield Platform(
+            controller_url=urls["controller"],
+            worker_url=urls["worker"],
+            gateway_url=urls["server"],
+        )

@@ -214,7 +214,8 @@ async def test_the_asynchronous_client_asks_side_by_side(platform: Platform) -> 
                 for q in questions
             )
         )
-    assert [n in a.choices[0].message.content for n, a in zip(("19", "10"), answers, strict=True)]
+    texts = [answer.choices[0].message.content or "" for answer in answers]
+    assert "19" in texts[0] and "10" in texts[1]
 
 
 @pytest.mark.parametrize(
