@@ -80,6 +80,8 @@ def _rules(settings: CleanBattleDataSettings) -> "CleaningRules":
 
     if settings.max_votes_per_hour is not None and settings.max_votes_per_hour < 1:
         raise UsageError(f"--max-votes-per-hour {settings.max_votes_per_hour} is below 1.")
+    if settings.min_vote_seconds is not None and not settings.min_vote_seconds >= 0:
+        raise UsageError(f"--min-vote-seconds {settings.min_vote_seconds} is below 0.")
     return CleaningRules(
         published=settings.upstream_rules,
         exclude_models=frozenset(settings.exclude_model_names or ()),

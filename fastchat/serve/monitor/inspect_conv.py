@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
-from fastchat.errors import DataError
+from fastchat.errors import DataError, UsageError
 from fastchat.settings import CommaList, run_command
 
 if TYPE_CHECKING:
@@ -33,6 +33,8 @@ class InspectConvSettings:
 
 def inspect_conv(settings: InspectConvSettings) -> None:
     """Prints the votes; stops after each one only on a terminal."""
+    if settings.limit is not None and settings.limit < 1:
+        raise UsageError(f"--limit {settings.limit} is below 1.")
     shown, left_out = 0, Counter[str]()
     for event in _votes(settings, left_out):
         if shown == settings.limit:

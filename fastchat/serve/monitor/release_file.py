@@ -25,7 +25,7 @@ class ReleaseFile(pydantic.BaseModel):
     model_config = pydantic.ConfigDict(extra="forbid", frozen=True)
     input: list[str] = pydantic.Field(min_length=1)
     output_dir: str = "release"
-    name: str = pydantic.Field(default="arena", pattern=r"^[\w.-]+$")
+    name: str = pydantic.Field(default="arena", pattern=r"^\w[\w.-]*$")
     format: Literal["json", "jsonl", "parquet", "csv"] = "jsonl"
     preset: str | None = None
     sample: int | None = pydantic.Field(default=None, ge=1)

@@ -74,6 +74,10 @@ def _check(settings: TopicSettings) -> None:
         if getattr(settings, name) < 1:
             flag = name.replace("_", "-")
             raise UsageError(f"--{flag} {getattr(settings, name)} is below 1.")
+    for name in ("min_length", "max_length"):
+        value = getattr(settings, name)
+        if value is not None and value < 0:
+            raise UsageError(f"--{name.replace('_', '-')} {value} is below 0.")
 
 
 def _prompts(settings: TopicSettings) -> list[str]:
@@ -134,8 +138,10 @@ def _embeddings(settings: TopicSettings, texts: Sequence[str]) -> "Floats":
         return made
     try:
         held = np.load(path, allow_pickle=False)
-    except (OSError, ValueError) as error:
-        raise DataError(f"--embeddings-file {path} cannot be read: {error}.") from None
+    except OSError as error:
+        raise DataError(f"--embeddings-file {path} cannot be read: {error.strerror}.") from None
+    except (ValueError, EOFError):
+        raise DataError(f"--embeddings-file {path} is none that --save-embeddings wrote.") from None
     if held.ndim != 2 or len(held) != len(texts):
         raise DataError(f"--embeddings-file {path} is not of these {len(texts)} prompts.")
     return normalised(held.astype(np.float64))
@@ -201,17 +207,25 @@ def read_clusters(path: Path) -> Sequence[Mapping[str, Any]]:
     Raises:
         DataError: the file is none.
     """
-    from fastchat.arena.row_files import read_rows
+    from fastchat.arena.row_files import input_rows
 
     if path.suffix == ".pkl":
         raise DataError(
             f"{path.name} is a pickle, which could run any code; make a _cluster.json with "
             "fastchat.serve.monitor.topic_clustering."
         )
-    rows = list(read_rows(path, Counter()))
-    if not rows or any("top_prompts" not in row or "size" not in row for row in rows):
+    rows = list(input_rows(path, Counter()))
+    if not rows or not all(map(_is_cluster, rows)):
         raise DataError(f"{path.name} is no _cluster.json of topic_clustering.")
     return rows
+
+
+def _is_cluster(row: Mapping[str, Any]) -> bool:
+    size, total = row.get("size"), row.get("total") or row.get("size")
+    prompts = (row.get("top_prompts"), row.get("random_prompts") or [])
+    are_lists = all(isinstance(p, list) and all(isinstance(t, str) for t in p) for p in prompts)
+    is_sized = isinstance(size, int) and isinstance(total, int) and 0 < size <= total
+    return are_lists and is_sized and bool(prompts[0])
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -74,6 +74,7 @@ OF_LOGS: dict[str, Argv] = {
     "vote_time_stats": lambda i, o: ["--log-root", i, "--plot-file", f"{o}/plot.html"],
     "inspect_conv": lambda i, o: ["--source", i, "--type", "all"],
 }
+WRITE_NO_NAMED_FILE = {"monitor_md", "tag_openai_moderation", "inspect_conv"}
 BY_DATABASE = ("clean_battle_data", "clean_chat_data", "vote_time_stats")
 
 
@@ -204,6 +205,92 @@ def test_a_store_that_is_none_is_told(
     assert "secret" not in line and "sqlalchemy" not in line.lower()
 
 
+@pytest.mark.parametrize(
+    ("name", "argv", "words"),
+    [
+        ("topic_clustering", ["--min-length", "-1"], "--min-length -1"),
+        ("topic_clustering", ["--num-clusters", "99"], "--num-clusters 99"),
+        ("topic_clustering", ["--embeddings-file", "patterns"], "is none that --save-embeddings"),
+        ("topic_clustering", ["--embeddings-file", "a_folder.json"], "cannot be read"),
+        ("topic_clustering", ["--model", "m", "--num-clusters", "1"], "--model words needs none"),
+        ("deduplication", ["--percentile", "nan"], "--percentile nan"),
+        ("tag_openai_moderation", ["--first-n", "0"], "--first-n 0"),
+        ("tag_openai_moderation", ["--pattern-file", "none"], "--pattern-file none"),
+        ("summarize_cluster", ["--num-prompts", "0"], "--num-prompts 0"),
+    ],
+)
+def test_values_that_cannot_be_are_told(
+    capsys: pytest.CaptureFixture[str], name: str, argv: list[str], words: str
+) -> None:
+    flag = "--input" if name == "tag_openai_moderation" else "--input-file"
+    assert words in told(capsys, name, [flag, "good.json", *argv], status=(1, 2))
+
+
+@pytest.mark.parametrize(
+    ("name", "argv", "words"),
+    [
+        ("inspect_conv", ["--source", "logs", "--limit", "0"], "--limit 0"),
+        ("clean_battle_data", ["--min-vote-seconds", "-1"], "--min-vote-seconds -1"),
+        ("clean_battle_data", ["--max-votes-per-hour", "0"], "--max-votes-per-hour 0"),
+        ("clean_battle_data", ["--max-num-files", "0"], "--max-num-files 0"),
+        ("clean_battle_data", ["--since", "soon"], "--since 'soon'"),
+        ("clean_battle_data", ["--ban-ip-file", "a_folder.json"], "--ban-ip-file a_folder.json"),
+        ("clean_battle_data", ["--ban-ip-file", "good.json"], "no JSON list of addresses"),
+        ("clean_battle_data", ["--key-file", "a_folder.json"], "the key a_folder.json"),
+        ("clean_battle_data", ["--key-file", "a_file"], "the key a_file is too short"),
+        ("clean_battle_data", ["--words-file", "good.json"], "good.json is no TOML"),
+    ],
+)
+def test_values_about_logs_that_cannot_be_are_told(
+    capsys: pytest.CaptureFixture[str], name: str, argv: list[str], words: str
+) -> None:
+    log_of_a_vote()
+    argv = argv if "--source" in argv else ["--log-root", "logs", *argv]
+    assert words in told(capsys, name, argv, status=(1, 2))
+
+
+@pytest.mark.parametrize(
+    "row",
+    [
+        {"size": 0, "total": 0, "top_prompts": ["a"]},
+        {"size": "x", "top_prompts": ["a"]},
+        {"size": 1, "top_prompts": "abc"},
+        {"size": 1, "top_prompts": []},
+        {"size": 1, "top_prompts": [3]},
+        {"size": 5, "total": 1, "top_prompts": ["a"]},
+        {"size": 1, "top_prompts": ["a"], "random_prompts": 5},
+    ],
+)
+def test_clusters_that_are_none_are_told(
+    capsys: pytest.CaptureFixture[str], row: dict[str, Any]
+) -> None:
+    Path("clusters.json").write_text(json.dumps([row]))
+    line = told(capsys, "summarize_cluster", ["--input-file", "clusters.json"], status=(1,))
+    assert "clusters.json is no _cluster.json" in line
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("", "valid dictionary"),
+        ("a: [", "no YAML"),
+        ("input_file: x", "output_file: Field required"),
+        ("{LABEL}\ntask_name: [nope]", "task_name 'nope'"),
+        ("{LABEL}\ntask_name: [ocr_v0.1]\nimage_dir: nowhere", "image_dir nowhere"),
+        ("{LABEL}\ntask_name: [math_v0.1]\ntask_file: none.toml", "none.toml"),
+        ("{LABEL}\ntask_name: [math_v0.1]\nparallel: 0", "parallel"),
+    ],
+)
+def test_configurations_of_labels_that_cannot_be_are_told(
+    capsys: pytest.CaptureFixture[str], text: str, words: str
+) -> None:
+    label = "input_file: good.json\noutput_file: o.jsonl\nmodel_name: m"
+    Path("label.yaml").write_text(text.replace("{LABEL}", label))
+    flags = ["--vision"] if "ocr" in text else []
+    argv = ["--config", "label.yaml", *flags]
+    assert words in told(capsys, "classify.label", argv, status=(1, 2))
+
+
 def log_of_a_vote() -> None:
     from fastchat.arena.events import Event, LoggedState, append
 
@@ -215,14 +302,10 @@ def log_of_a_vote() -> None:
     append(Path("logs"), Event(type="leftvote", tstamp=1.7e9 + 5, models=("", ""), states=(a, b)))
 
 
-@pytest.mark.parametrize(
-    "name", [*sorted(OF_ROWS.keys() - {"monitor_md", "tag_openai_moderation"}), *OF_LOGS]
-)
+@pytest.mark.parametrize("name", sorted({*OF_ROWS, *OF_LOGS} - WRITE_NO_NAMED_FILE))
 def test_an_output_that_cannot_be_written_is_told(
     capsys: pytest.CaptureFixture[str], name: str
 ) -> None:
-    if name == "inspect_conv":
-        pytest.skip("it writes nothing")
     cluster = [{"size": 1, "total": 1, "top_prompts": ["a"], "random_prompts": []}]
     Path("cluster.json").write_text(json.dumps(cluster))
     log_of_a_vote()

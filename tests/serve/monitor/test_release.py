@@ -189,6 +189,12 @@ def test_only_a_push_leaves_this_machine_and_never_the_key(
         ('input = ["x.txt"]', "no file of rows"),
         ("input =", "no TOML"),
         ('input = ["x.jsonl"]\nname = "../up"', "name"),
+        ('input = ["x.jsonl"]\nname = ".."', "name"),
+        ('input = ["x.jsonl"]\nformat = "xml"', "format"),
+        ('input = ["x.jsonl"]\nsample = 0', "sample"),
+        ('input = ["x.jsonl"]\nblock_words_file = "none"', "block_words_file none"),
+        ('input = ["x.jsonl"]\nredaction_file = "none.toml"', "none.toml cannot be read"),
+        ('input = ["x.jsonl"]\nmerge = [{file = "n.json", fields = ["a"]}]', "n.json is not there"),
     ],
 )
 def test_what_cannot_be_is_told(

@@ -140,6 +140,8 @@ def _labelling(config: LabelFile, *, vision: bool) -> "Labelling":
 
     if vision and config.image_dir is None:
         raise UsageError("--vision needs image_dir in the configuration: the folder of pictures.")
+    if config.image_dir is not None and not Path(config.image_dir).is_dir():
+        raise DataError(f"image_dir {config.image_dir} is no folder of pictures.")
     return Labelling(
         tasks=_tasks(config, vision=vision),
         temperature=config.temperature,
