@@ -214,7 +214,7 @@ def build_tabs(arena: Arena) -> "gr.Blocks":
             _duel_tab(arena, words.tab_direct, TABS["direct"], "direct", listed)
             _board_tabs(arena, page)
             with gr.Tab(words.tab_about, id=TABS["about"], elem_classes="reading"):
-                gr.Markdown(words.about)
+                gr.Markdown(about_text(settings))
                 cards = gr.HTML("", elem_classes="cards")
 
         async def refresh() -> Listing:
@@ -299,6 +299,18 @@ def cards_html(listing: Listing, title: str) -> str:
         shown = f'<a href="{link}" target="_blank" rel="noopener">{name}</a>' if safe else name
         entries.append(f"<li><b>{shown}</b> {html.escape(about)}</li>")
     return f"<h2>{html.escape(title)}</h2><ul>{''.join(entries)}</ul>" if entries else ""
+
+
+def about_text(settings: ArenaSettings) -> str:
+    """What the page is, and what it keeps of people."""
+    words = settings.page.texts.arena
+    kept = words.kept
+    if settings.retention_days is not None:
+        kept = words.kept_for.format(days=f"{settings.retention_days:g}")
+    if not settings.keeps_texts:
+        kept = words.kept_not
+    address = words.kept_address if settings.stores_addresses else words.kept_hash
+    return words.about.format(kept=f"{kept.strip()} {address}")
 
 
 def analytics_html(analytics_id: str) -> str:

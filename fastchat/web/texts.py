@@ -134,6 +134,12 @@ class ArenaTexts:
     you: str
     descriptions: str
     about: str
+    kept: str
+    """What the page keeps, as `about` tells it."""
+    kept_for: str
+    kept_not: str
+    kept_hash: str
+    kept_address: str
     refused_votes: Mapping[str, str]
     """Notices by the reason for which a vote is not taken."""
 

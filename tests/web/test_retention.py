@@ -12,6 +12,9 @@ from fastchat.arena.live import LiveLeaderboard
 from fastchat.serve.monitor import forget
 from fastchat.store.arena import ArenaStore
 from fastchat.store.database import Database
+from fastchat.web.app import PageSettings
+from fastchat.web.arena import ArenaSettings, about_text
+from fastchat.web.models import Source
 from fastchat.web.retention import Retention
 from fastchat.web.texts import load_texts
 from fastchat.web.visitors import read_networks
@@ -135,3 +138,17 @@ def test_what_is_not_named_is_not_forgotten(
     assert forget.main([*flags, "--older-than-days", "-1"]) == 2
     assert forget.main([*flags, "--older-than-days", "30"]) == 0
     assert "forgotten: 0 conversations" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("language", ["en", "zh"])
+def test_the_page_says_what_it_keeps(language: str) -> None:
+    def said(**settings: Any) -> str:
+        page = PageSettings(source=Source(), language=language)
+        return about_text(ArenaSettings(page=page, database_url="x.db", **settings))
+
+    words = PageSettings(source=Source(), language=language).texts.arena
+    assert words.kept.strip() in said() and words.kept_hash in said()
+    assert words.kept_address in said(stores_addresses=True)
+    assert words.kept_for.format(days=30).strip() in said(retention_days=30.0)
+    assert words.kept_not in said(keeps_texts=False, retention_days=30.0)
+    assert "{" not in said() + said(retention_days=30.0)
