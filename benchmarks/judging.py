@@ -252,7 +252,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         folder = Path(name)
         if args.only != "judging":
             rows = answering(args.tools, args.upstream_python, folder, args.max_new_token)
-            print(f"80 questions of two turns, {args.max_new_token} tokens at most, one thread\n")
+            print(
+                f"80 questions of two turns, {args.max_new_token} new tokens at most, f32, one "
+                "thread; each command from its start to its end\n"
+            )
             header = ["program", "turns", "tokens", "wall s", "CPU s"]
             print(table(header, rows))
         if args.only != "answering":
