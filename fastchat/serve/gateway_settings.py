@@ -42,6 +42,8 @@ class GatewaySettings(ServerSettings):
     register_api_endpoint_file: Annotated[Path | None, alias("--register")] = None
     """JSON file of models that others serve, by display name; keys may stand in the
     environment."""
+    model_alias: tyro.conf.UseAppendAction[tuple[str, ...]] = ()
+    """Another name of a model, as gpt-4o-mini=vicuna-tiny; may be repeated."""
     api_keys: Annotated[CommaList, Env("API_KEYS")] = ()
     """Keys that clients must send, separated by commas; better in the environment."""
     database_url: Annotated[str | None, Env("FASTCHAT_KEYS_DATABASE_URL")] = None
@@ -67,7 +69,26 @@ class GatewaySettings(ServerSettings):
     max_body_mb: float = 32.0
     """Largest request body, in MiB."""
 
+    @property
+    def aliases(self) -> dict[str, str]:
+        """Names of models by their other names.
+
+        Raises:
+            UsageError: an entry is no pair of names, or a name would mean two models.
+        """
+        found: dict[str, str] = {}
+        for text in self.model_alias:
+            name, _, model = (word.strip() for word in text.partition("="))
+            if not name or not model or name == model or not name.isprintable():
+                raise UsageError(f"--model-alias {text!r}: give NAME=MODEL, two names.")
+            if found.setdefault(name, model) != model:
+                raise UsageError(f"--model-alias {name!r} is given to two models; name one.")
+        if chained := found.keys() & found.values():
+            raise UsageError(f"--model-alias: {min(chained)!r} is an alias; name a model itself.")
+        return found
+
     def __post_init__(self) -> None:
+        _ = self.aliases  # told now, if they cannot be
         for url in (self.controller_address, *self.endpoint):
             if url or not self.register_api_endpoint_file:  # empty: remote models only
                 parse_address(url)

@@ -26,6 +26,7 @@ from fastchat.errors import (
 )
 from fastchat.protocol.openai_replies import model_card
 from fastchat.serve.access import OPEN_PATHS, Access
+from fastchat.serve.aliases import Aliases, with_model
 from fastchat.serve.asgi import json_body, parse_json_object, receive_body, serve, told
 from fastchat.serve.doors.door import open_door, send_failure
 from fastchat.serve.doors.gateway_doors import GatewayDoors
@@ -74,6 +75,7 @@ class Gateway:
         self.forwarder = Forwarder(self.roster, timeout_s=settings.worker_api_timeout)
         self.metrics = GatewayMetrics(self.forwarder, self.roster.router)
         self.access = Access(settings.api_keys, self._stored_keys(settings.database_url))
+        self.aliases = Aliases(settings.aliases)
         self._limit_bytes = int(settings.max_body_mb * 1024 * 1024)
         self.doors = GatewayDoors(
             self._route,
@@ -197,6 +199,7 @@ class Gateway:
         if model is None:
             raise UsageError("'model' is missing: name the model to ask.", param="model")
         caller = await self.access.caller_of(scope)
+        model, body = self._meant(model, body)
         self._need_model(model, caller)
         pieces = inside == "/v1/embeddings" and self.doors.embeddings.split(scope, body)
         if pieces:
@@ -217,12 +220,22 @@ class Gateway:
             model = path_model
             body = json_body(parse_json_object(body) | {"model": model})
         caller = await self.access.caller_of(scope)
+        model, body = self._meant(model, body)
         self._need_model(model, caller)
         if pieces := self.doors.embeddings.split(scope, body):
             return await self.doors.embeddings.answer(pieces, scope, receive, send)
         return await self.forwarder.forward(
             model, "/v1/embeddings", body=body, receive=receive, send=send, caller=caller
         )
+
+    def _meant(self, name: str, body: bytes) -> tuple[str, bytes]:
+        """The model that a name means, and the request to it."""
+        model = self._model_of(name)
+        return (model, body) if model == name else (model, with_model(body, model))
+
+    def _model_of(self, name: str) -> str:
+        model = self.aliases.model_of(name)
+        return name if model == name or self.roster.router.serving(name) else model
 
     def _need_model(self, model: str, caller: Caller | None) -> None:
         """Raises what a client should be told when nobody serves `model`, or not to its key."""
@@ -262,19 +275,21 @@ class Gateway:
 
     async def _list_models(self, scope: Scope, receive: Receive, send: Send) -> int:
         caller = await self.access.caller_of(scope)
-        models = self.roster.router.models()
-        cards = [self._card(model) for model in models if caller is None or caller.allows(model)]
+        listed = self.aliases.listed(self.roster.router.models())
+        cards = [self._card(n, m) for n, m in listed if caller is None or caller.allows(m)]
         return await send_json(send, {"object": "list", "data": cards})
 
-    async def _show_model(self, model: str, scope: Scope, send: Send) -> int:
+    async def _show_model(self, name: str, scope: Scope, send: Send) -> int:
+        model = self._model_of(name)
         self._need_model(model, await self.access.caller_of(scope))
-        return await send_json(send, self._card(model))
+        return await send_json(send, self._card(name, model))
 
-    def _card(self, model: str) -> dict[str, Any]:
+    def _card(self, name: str, model: str) -> dict[str, Any]:
+        """What is told of a model under one of its names."""
         created = self._created.setdefault(model, int(time.time()))
         endpoints = self.roster.router.serving(model)
         context = context_length(endpoints, model)
-        card = model_card(model, created=created, root=model, context_length=context)
+        card = model_card(name, created=created, root=model, context_length=context)
         if any(endpoint.multimodal for endpoint in endpoints):
             card["multimodal"] = True
         for endpoint in endpoints:
@@ -292,6 +307,7 @@ class Gateway:
         results = await check_tokens(
             parse_json_object(body),
             self.roster,
+            model_of=self._model_of,
             need_model=lambda model: self._need_model(model, caller),
             timeout_s=self.forwarder.timeout_s,
         )

@@ -20,12 +20,14 @@ async def check_tokens(
     body: Mapping[str, Any],
     roster: Roster,
     *,
+    model_of: Callable[[str], str],
     need_model: Callable[[str], None],
     timeout_s: float,
 ) -> list[dict[str, Any]]:
     """For each of the body's prompts: its tokens, the context, and whether both fit.
 
     Args:
+        model_of: the model that a name means.
         need_model: raises when nobody serves a model.
 
     Raises:
@@ -35,7 +37,8 @@ async def check_tokens(
     prompts = body.get("prompts")
     if not isinstance(prompts, list) or len(prompts) > MAX_PROMPTS:
         raise UsageError(f"'prompts' must be a list of at most {MAX_PROMPTS}.", param="prompts")
-    questions = [_read(prompt) for prompt in prompts]
+    asked = [_read(prompt) for prompt in prompts]
+    questions = [(model_of(name), text, max_tokens) for name, text, max_tokens in asked]
     for model, _, _ in questions:
         need_model(model)
     gate = asyncio.Semaphore(MAX_AT_ONCE)
