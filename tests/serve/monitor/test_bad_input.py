@@ -279,6 +279,7 @@ def test_clusters_that_are_none_are_told(
         ("{LABEL}\ntask_name: [ocr_v0.1]\nimage_dir: nowhere", "image_dir nowhere"),
         ("{LABEL}\ntask_name: [math_v0.1]\ntask_file: none.toml", "none.toml"),
         ("{LABEL}\ntask_name: [math_v0.1]\nparallel: 0", "parallel"),
+        ("{LABEL}\ntask_name: [math_v0.1]\ncache_file: none.jsonl", "none.jsonl is not there"),
     ],
 )
 def test_configurations_of_labels_that_cannot_be_are_told(

@@ -143,6 +143,31 @@ def test_pictures_are_shown_to_the_judge(fake: FakeJudge, tmp_path: Path) -> Non
     assert url == "data:image/png;base64," + base64.b64encode(b"\x89PNG cat").decode()
 
 
+def test_labels_of_a_cache_and_of_the_rows_themselves_are_kept(
+    fake: FakeJudge, tmp_path: Path
+) -> None:
+    math, own = {"math_v0.1": {"math": True}}, {"if_v0.1": {"if": True, "score": 5.0}}
+    rows = [battle(i, text) for i, text in enumerate(PROMPTS)]
+    written(tmp_path, [rows[0] | {"category_tag": own}, *rows[1:]])
+    cache = tmp_path / "cache.jsonl"
+    lines = [rows[0] | {"category_tag": math}, rows[0] | {"category_tag": {"other": {"x": True}}}]
+    cache.write_text("\n".join(map(json.dumps, lines)))
+    folder = tmp_path / "new" / "folder"
+    more: dict[str, Any] = {"cache_file": str(cache)}
+    more["output_file"] = str(folder / "labels.jsonl")
+    more["task_name"] = ["math_v0.1", "if_v0.1"]
+    argv = ["--config", str(config(tmp_path, fake, **more))]
+    assert label.main(argv) == 0 and len(fake.bodies) == 6
+    done = rows_of(folder / "labels.jsonl")
+    assert done["q0"]["category_tag"] == {**math, **own, "other": {"x": True}}
+    assert len(done) == 4
+    with (folder / "labels.jsonl").open("a") as file:  # a later row of a key is the one that counts
+        file.write(json.dumps(done["q1"] | {"category_tag": {**math, **own}}) + "\n")
+    assert label.main(argv) == 0 and len(fake.bodies) == 6
+    done = rows_of(folder / "labels.jsonl")
+    assert done["q1"]["category_tag"] == {**math, **own} and len(done) == 4
+
+
 def test_testing_labels_the_first_rows_only(fake: FakeJudge, tmp_path: Path) -> None:
     written(tmp_path, [battle(i, f"Prompt {i}") for i in range(30)])
     argv = ["--config", str(config(tmp_path, fake, task_name=["math_v0.1"])), "--testing"]

@@ -3,12 +3,13 @@
 Only tasks that a row does not have yet are asked, so that a run that was broken off goes on.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
 from fastchat.arena.release import prompts
+from fastchat.arena.scratch import RowSpool
 from fastchat.errors import FastChatError, ModelError
 from fastchat.llm_judge.asking import Model, Request
 from fastchat.llm_judge.lines import Appender
@@ -37,6 +38,11 @@ class Labelling:
     pictures: Pictures | None = None
     bare_tag: str | None = None
     """Field that gets the labels of the one task themselves, instead of `category_tag`."""
+
+    @property
+    def tag(self) -> str:
+        """The field that holds the labels."""
+        return self.bare_tag or TAG
 
     def missing(self, row: Mapping[str, Any]) -> list[Task]:
         """The tasks that the row has no labels of."""
@@ -82,7 +88,7 @@ def row_id(row: Mapping[str, Any]) -> str:
 
 
 async def label_all(
-    rows: Sequence[dict[str, Any]],
+    rows: RowSpool,
     labelling: Labelling,
     model: Model,
     output: Path,
@@ -95,7 +101,8 @@ async def label_all(
 
     with Appender(output) as file:
 
-        async def work(row: dict[str, Any]) -> None:
+        async def work(number: int) -> None:
+            row = rows[number]
             try:
                 file.write(await labelling.labelled(row, model))
             except FastChatError as error:
@@ -104,7 +111,12 @@ async def label_all(
                 raise
 
         try:
-            return await run_all(rows, work, name_of=row_id, concurrency=parallel)
+            return await run_all(
+                range(len(rows)),
+                work,
+                name_of=lambda number: row_id(rows[number]),
+                concurrency=parallel,
+            )
         finally:
             if errors:
                 errors.close()

@@ -1,11 +1,16 @@
 """One run of labelling: what is there already, what is asked, what is written."""
 
+import itertools
 from collections import Counter
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import orjson
+
 from fastchat.arena.row_files import read_rows, write_rows
+from fastchat.arena.scratch import RowSpool, Scratch, digest
 from fastchat.arena.sources import battle_rows
 from fastchat.errors import DataError
 from fastchat.llm_judge.asking import Cache, Model, Reply, Request
@@ -66,51 +71,65 @@ class LabelRun:
 
 def rows_to_label(
     run: LabelRun, labelling: Labelling, refused: Counter[str]
-) -> list[dict[str, Any]]:
+) -> Iterator[dict[str, Any]]:
     """The rows that lack a label, with what earlier runs gave; those complete by then are written.
 
     Raises:
         DataError: a file cannot be used.
     """
-    done = {row_id(row): row for row in _held(run.output, refused)}
-    known = {row_id(row): row for row in _held(run.cache, refused)} | done
-    waiting: list[dict[str, Any]] = []
-    complete: list[dict[str, Any]] = []
-    seen: set[str] = set()
-    for row in battle_rows(run.input, refused):
-        if bool(picture_names(row)) != run.with_pictures:
-            refused["pictures"] += 1
-        elif (key := row_id(row)) in seen:
-            refused["duplicate"] += 1
-        else:
-            seen.add(key)
-            row = _with_labels(row, known.get(key), labelling)
-            if labelling.missing(row):
-                waiting.append(row)
-            elif key not in done or labelling.missing(done[key]):
+    with Scratch() as known, Scratch() as done, Scratch() as seen, RowSpool() as complete:
+        for row in read_rows(run.cache, refused) if run.cache else ():
+            _remember(known, row, labelling)
+        for row in _held(run.output, refused):
+            _remember(known, row, labelling)
+            done.put(_key(row), bool(labelling.missing(row)))
+        for row in battle_rows(run.input, refused):
+            if bool(picture_names(row)) != run.with_pictures:
+                refused["pictures"] += 1
+            elif not seen.is_new(key := _key(row)):
+                refused["duplicate"] += 1
+            elif labelling.missing(row := row | _labels(known, row, labelling)):
+                yield row
+            elif done.get(key) != 0:  # not there, or not with all labels
                 complete.append(row)
-        if run.first_n is not None and len(seen) == run.first_n:
-            break
-    if complete:
-        write_rows(run.output, [*done.values(), *complete])
-    return waiting
+            if run.first_n is not None and len(seen) == run.first_n:
+                break
+        if len(complete):
+            write_rows(run.output, itertools.chain(_held(run.output, Counter()), complete))
 
 
-def _held(path: Path | None, refused: Counter[str]) -> list[dict[str, Any]]:
-    if path is None or not path.exists():
-        return []
-    return list(read_rows(path, refused))
+def _held(path: Path, refused: Counter[str]) -> Iterator[dict[str, Any]]:
+    if path.exists():
+        yield from read_rows(path, refused)
 
 
-def _with_labels(
-    row: dict[str, Any], known: dict[str, Any] | None, labelling: Labelling
-) -> dict[str, Any]:
-    """The row with the labels of an earlier one of the same key."""
-    if known is None:
-        return row
-    name = labelling.bare_tag or "category_tag"
-    tags = [tag for tag in (known.get(name), row.get(name)) if isinstance(tag, dict)]
-    return row | ({name: {k: v for tag in tags for k, v in tag.items()}} if tags else {})
+def _key(row: Mapping[str, Any]) -> bytes:
+    return digest(row_id(row))
+
+
+def _remember(known: Scratch, row: Mapping[str, Any], labelling: Labelling) -> None:
+    """Keeps the labels of a row; later ones come before earlier ones."""
+    if isinstance(given := row.get(labelling.tag), dict):
+        before = orjson.loads(known.get(_key(row)) or "{}")
+        known.put(_key(row), orjson.dumps(before | given))
+
+
+def _labels(known: Scratch, row: Mapping[str, Any], labelling: Labelling) -> dict[str, Any]:
+    """The field of labels with those of earlier runs; the row's own come first."""
+    before: dict[str, Any] = orjson.loads(known.get(_key(row)) or "{}")
+    own = row.get(labelling.tag)
+    made = before | (own if isinstance(own, dict) else {})
+    return {labelling.tag: made} if made else {}
+
+
+def _newest(path: Path) -> Iterator[dict[str, Any]]:
+    """The last row of each key."""
+    with Scratch() as last:
+        for number, row in enumerate(_held(path, Counter())):
+            last.put(_key(row), number)
+        for number, row in enumerate(_held(path, Counter())):
+            if last.get(_key(row)) == number:
+                yield row
 
 
 async def run_labels(
@@ -124,18 +143,17 @@ async def run_labels(
 ) -> tuple[int, int, list[str]]:
     """Labels what lacks labels: rows that are done, rows that are not, and what to tell."""
     refused: Counter[str] = Counter()
-    rows = rows_to_label(run, labelling, refused)
-    run.output.parent.mkdir(parents=True, exist_ok=True)
     try:
-        outcome = await label_all(
-            rows, labelling, model, run.output, parallel=parallel, error_output=error_output
-        )
+        with RowSpool(rows_to_label(run, labelling, refused)) as rows:
+            n_rows = len(rows)
+            outcome = await label_all(
+                rows, labelling, model, run.output, parallel=parallel, error_output=error_output
+            )
     finally:
         await model.close()
-    newest = {row_id(row): row for row in _held(run.output, Counter())}
-    write_rows(run.output, newest.values())
+    n_done = write_rows(run.output, _newest(run.output))
     if to_json:
-        write_rows(run.output.with_suffix(".json"), newest.values())
+        write_rows(run.output.with_suffix(".json"), _held(run.output, Counter()))
     told = [f"left out, {reason}: {n}" for reason, n in refused.most_common()]
     told += outcome.report("Run the same command again: only what is missing is asked.")
-    return len(newest), len(rows) - outcome.n_done, told
+    return n_done, n_rows - outcome.n_done, told
