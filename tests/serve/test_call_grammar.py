@@ -321,3 +321,22 @@ def test_a_schema_beside_tools_is_the_form_of_the_final_words() -> None:
     assert world.takes(grammar, "<|channel|>final<|message|>2")
     assert not world.takes(grammar, "<|channel|>final<|message|>3")
     assert world.takes(grammar, written(GOOD[:1], world.form).removesuffix("<|call|>"))
+
+
+def test_names_with_signs_are_names(world: World) -> None:
+    tools = [
+        {"type": "function", "function": {"name": name, "parameters": PLAIN}}
+        for name in ("a-b.c_d", "a-b", "a-bxc_d")
+    ]
+    end = "<|call|>" if world.form.shape == "channels" else ""
+    for choice in ("auto", "required"):
+        body = world.body(tools=tools[:2], tool_choice=choice)
+        grammar = world.grammar(body)
+        if grammar.after and not grammar.opens:
+            continue  # what follows a mark is tried above
+        for tool, is_known in zip(tools, (True, True, False), strict=True):
+            call = ToolCall(id="", name=tool["function"]["name"], arguments="{}")
+            text = written((call,), world.form).removesuffix(end)
+            # Of a tool that is not there no call is made; without a mark it is a text.
+            is_text = choice == "auto" and world.form.may_be_bare
+            assert world.takes(grammar, text) == (is_known or is_text), (text, choice)
