@@ -88,6 +88,20 @@ class ToldModel:
         await self._model.close()
 
 
+def server_key(part: ModelPart) -> str:
+    """The key of a model's server, empty where none is named.
+
+    Raises:
+        UsageError: the environment lacks the one that is named.
+    """
+    if not part.api_key_env:
+        return ""
+    key = os.environ.get(part.api_key_env)
+    if not key:
+        raise UsageError(f"{part.name}: set {part.api_key_env}, which holds the server's key.")
+    return key
+
+
 async def open_model(
     part: ModelPart, bench: Bench, settings: EndpointSettings, *, force: bool = False
 ) -> Model:
@@ -106,10 +120,7 @@ async def open_model(
         return EngineModel(part.name, await open_answering(model), account=account)
     flags = {name: value for name in ("api_base",) if (value := getattr(part, name))}
     if part.api_key_env:
-        key = os.environ.get(part.api_key_env)
-        if not key:
-            raise UsageError(f"{part.name}: set {part.api_key_env}, which holds the server's key.")
-        flags["api_key"] = key
+        flags["api_key"] = server_key(part)
     endpoint = endpoint_of(part.name, replace(settings, **flags))
     prices = {
         name: value

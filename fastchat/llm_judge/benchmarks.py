@@ -50,7 +50,8 @@ def _run(settings: ListSettings) -> int:
     if settings.check:
         told = [f"{bench.name}: {line}" for bench in benches for line in faults(bench)]
         say(told)
-        print(f"{len(benches)} benchmarks checked, {len(told)} things to mend")
+        names = ", ".join(bench.name for bench in benches)
+        print(f"{names}: checked, {len(told)} things to mend")
         return 1 if told else 0
     columns = ("benchmark", "questions", "turns", "categories", "answers of", "judged by", "where")
     rows = tuple(_row(settings, bench) for bench in benches)

@@ -61,7 +61,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _run(settings: BenchmarkSettings) -> int:
     from fastchat.llm_judge.benchmark_file import load_benchmark
-    from fastchat.llm_judge.benchmark_runs import write_questions
+    from fastchat.llm_judge.benchmark_runs import server_key, write_questions
     from fastchat.llm_judge.folders import Bench
     from fastchat.llm_judge.running import say
 
@@ -77,6 +77,8 @@ def _run(settings: BenchmarkSettings) -> int:
     print(_summary(made, models))
     if settings.check:
         return 0
+    for part in (*models, *([judge] if (judge := _judge(settings, made)) else [])):
+        server_key(part)  # a key that lacks is told before anything is asked
     bench = Bench(data_dir=settings.data_dir, name=made.name)
     write_questions(bench, questions)
     told = asyncio.run(_everything(settings, made, models, bench, questions[: settings.limit]))

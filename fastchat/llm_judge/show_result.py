@@ -21,6 +21,8 @@ if TYPE_CHECKING:
     from fastchat.llm_judge.tables import Table
 
 PROG = "python3 -m fastchat.llm_judge.show_result"
+TURNS = {1: "First turn", 2: "Second turn"}
+"""Published: what the tables of these turns are called."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -117,9 +119,12 @@ def _single(settings: ResultSettings, paths: Sequence[Path]) -> Shown:
     notes, values = _state(files, kept)
     _refuse_empty(rows, settings)
     tables: list[Table] = []
-    turns: list[tuple[str, str, int | None]] = [("First turn", "turn_1", 1)]
-    if any(row.turn == 2 for row in rows):
-        turns += [("Second turn", "turn_2", 2), ("Average", "average", None)]
+    given = sorted({row.turn for row in rows} | {1})
+    turns: list[tuple[str, str, int | None]] = [
+        (TURNS.get(turn, f"Turn {turn}"), f"turn_{turn}", turn) for turn in given
+    ]
+    if len(given) > 1:
+        turns.append(("Average", "average", None))
     for title, name, turn in turns:
         scores = mean_scores(rows, turn)
         values[name] = {score.model: plain(score.estimate) for score in scores}

@@ -38,6 +38,9 @@ def test_the_documented_benchmark_is_one(here: Path, capsys: pytest.CaptureFixtu
     text = (ROOT / "docs/judging.md").read_text("utf-8")
     (block,) = re.findall(r"```yaml\n(.*?)```", text, re.DOTALL)
     Path("shop.yaml").write_text(block)
+    assert run_benchmark.main(["--config", "shop.yaml", "--check"]) == 0
+    assert "5 questions, 7 turns" in capsys.readouterr().out
+    Path("shop.yaml").write_text(block.replace("# questions_file", "questions_file"))
     Path("more.jsonl").write_text('{"question_id": 90, "category": "x", "turns": ["Hi!"]}\n')
     assert run_benchmark.main(["--config", "shop.yaml", "--check"]) == 0
     assert "6 questions, 8 turns" in capsys.readouterr().out

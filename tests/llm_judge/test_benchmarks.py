@@ -35,7 +35,7 @@ def test_every_fault_has_its_file_line_and_field(here: Path, fake: FakeJudge, ca
     assert "4 judgments without a verdict" in listed(capsys, "--check", status=1)
     fake.rule = lambda body: "Rating: [[5]]"
     judge(fake, "--first-n", "2", "--parallel", "4", "--retry-unparsed")
-    assert "1 benchmarks checked, 0 things to mend" in listed(capsys, "--check")
+    assert "fastchat_bench: checked, 0 things to mend" in listed(capsys, "--check")
     file = Path("data/fastchat_bench/model_answer/m.jsonl")
     lines = file.read_text().splitlines()
     file.write_text("\n".join([*lines[:79], '{"question_id": 280}', lines[0], lines[79][:40]]))

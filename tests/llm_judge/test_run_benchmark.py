@@ -174,6 +174,12 @@ def test_missing_pieces_are_asked_for(here: Path, capsys: Any) -> None:
     no_judge = bench_file(FILE.replace("judge: {name: rule}\n", ""))
     assert run_benchmark.main(["--config", str(no_judge), "--allow-code-execution"]) == 2
     assert "--judge-model" in capsys.readouterr().err
+    no_key = bench_file(
+        FILE.replace("judge: {name: rule}", "judge: {name: r, api_key_env: NO_KEY}")
+    )
+    assert run_benchmark.main(["--config", str(no_key), "--allow-code-execution"]) == 2
+    assert "r: set NO_KEY" in capsys.readouterr().err
+    assert not Path("data/shop/model_answer").exists(), "nothing is answered before"
 
 
 def test_questions_may_stand_in_a_file_of_the_published_form(here: Path, fake: FakeJudge) -> None:

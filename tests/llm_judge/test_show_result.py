@@ -78,6 +78,16 @@ def test_grades_by_the_published_formulas(here: Path, capsys: Any) -> None:
     assert len(value["categories"]["a"]) == 8
 
 
+def test_every_turn_has_its_table(here: Path, capsys: Any) -> None:
+    rows = [{**row, "score": 5} for row in single_rows()[160:]]
+    write("j_single.jsonl", [*rows, {**rows[0], "turn": 3, "score": 8, "judge": ["j", "p3"]}])
+    value = run()
+    assert value["turn_3"]["a"]["value"] == 8 and value["average"]["a"]["n"] == 161
+    assert "########## Turn 3 ##########" in capsys.readouterr().out
+    write("j_single.jsonl", [row for row in rows if row["turn"] == 1])
+    assert "turn_1" in (value := run()) and not {"turn_2", "average"} & set(value)
+
+
 @pytest.mark.parametrize("mode", ["pairwise-baseline", "pairwise-all"])
 def test_wins_by_the_published_formulas(here: Path, capsys: Any, mode: str) -> None:
     rows = pair_rows()
