@@ -41,7 +41,7 @@ class Source:
             outcome=column("outcome", np.int8),
             anonymous=column("anonymous", np.bool_),
             human=column("human", np.bool_),
-            vision=np.zeros(len(rows), np.bool_),
+            vision=np.array([row.get("vision", False) for row in rows], np.bool_),
             turn=column("turn", np.int32),
             voted_at=column("at", np.float64),
             voter=tuple(row["voter"] for row in rows),
@@ -130,6 +130,15 @@ def test_other_boards_stand_beside_the_live_ones() -> None:
     assert list(live.leaderboard().boards) == ["full", "multiturn", "no_tie", "english"]
     source.add(0, 1, 0)
     assert "english" in live.leaderboard().boards
+
+
+def test_battles_about_pictures_have_a_board_from_their_first_vote_on() -> None:
+    source = filled(random_votes(50, 3)[0])
+    live = LiveLeaderboard(source)
+    assert "vision" not in live.leaderboard().boards
+    source.add(0, 1, 0, vision=True)
+    found = live.leaderboard().boards
+    assert found["vision"].n_votes == 1 and found["full"].n_votes == 51
 
 
 def test_the_store_is_followed(database_url: str) -> None:
