@@ -10,7 +10,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from functools import partial
 from typing import Any
 
 import torch
@@ -111,18 +110,26 @@ class AdapterBank:
         finally:
             self._everyone = self._alike = None
 
-    def rows(self, n: int, *, is_head: bool) -> OwnedRows | None:
-        """Who owns the `n` rows that a layer sees; None: nobody but the base.
+    def rows(self, x: Tensor) -> OwnedRows | None:
+        """Who owns the rows that a layer sees; None: nobody but the base. x: (..., in).
 
         The last layer may see fewer than there are (`last_rows.py`), which are those wanted.
         """
-        if self._everyone is not None:
-            if self._alike is None or self._alike.n != n:
-                self._alike = self._rows((self._everyone,) * n)
-            return self._alike
-        if self._tokens is None:
-            return None
-        return self._wanted if is_head or n != self._tokens.n else self._tokens
+        tokens = self._tokens
+        if tokens is None:
+            return None if self._everyone is None else self._rows_alike(x)
+        return tokens if x.shape[-2] == tokens.n else self._wanted
+
+    def rows_of_head(self, x: Tensor) -> OwnedRows | None:
+        """The same for the head."""
+        return self._wanted if self._everyone is None else self._rows_alike(x)
+
+    def _rows_alike(self, x: Tensor) -> OwnedRows:
+        n, place = x.numel() // x.shape[-1], self._everyone
+        assert place is not None
+        if self._alike is None or self._alike.n != n:
+            self._alike = self._rows((place,) * n)
+        return self._alike
 
     def _rows(self, ids: tuple[int, ...]) -> OwnedRows:
         places = Places(ranks=tuple(self._ranks), width=max(self._ranks))
@@ -215,7 +222,7 @@ class AdapterBank:
         delta = Delta(
             in_features,
             sizes,
-            rows=partial(self.rows, is_head=is_head),
+            rows=self.rows_of_head if is_head else self.rows,
             dtype=self.dtype,
             device=self.device,
         )

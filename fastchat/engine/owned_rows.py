@@ -26,6 +26,9 @@ LONG = 32
 MOST_IDLE = 4
 """Adapters loaded for each that a span uses, up to which one product of all is the cheaper."""
 
+WORTH = 0.75
+"""Part of a span's rows that must be left, at most, for the base's before and after to be cut."""
+
 BASE = -1
 
 Ints = NDArray[np.int64]
@@ -80,7 +83,7 @@ class Span:
             device: of the model.
         """
         self.first, self.end = first, first + len(ids)
-        self._ids = ids
+        self.ids = ids
         self._all = places
         self._device = device
         used = [int(i) for i in np.unique(ids) if i != BASE]
@@ -107,16 +110,16 @@ class Span:
             columns[self.places] = np.arange(len(self.places))
         n_columns = n_places if self.places is None else len(self.places)
         rank = np.arange(width)
-        own = np.where(self._ids == BASE, 0, np.array(self._all.ranks)[self._ids])
+        own = np.where(self.ids == BASE, 0, np.array(self._all.ranks)[self.ids])
         is_used = np.broadcast_to(
-            (rank < own[:, None])[:, None, :], (len(self._ids), n_chunks, width)
+            (rank < own[:, None])[:, None, :], (len(self.ids), n_chunks, width)
         )
-        rows_of_b = np.arange(n_chunks) * n_places + self._ids[:, None]  # (T, C)
+        rows_of_b = np.arange(n_chunks) * n_places + self.ids[:, None]  # (T, C)
         rows_of_b = rows_of_b[:, :, None] * width + rank
         counts = is_used.sum(axis=2).reshape(-1)
         taken, is_full = None, bool(np.isin(own, (0, width)).all())
         if n_columns > 1 or n_chunks != n_layers or not (own == width).all():
-            blocks = np.arange(len(self._ids)) * n_columns + columns[self._ids]
+            blocks = np.arange(len(self.ids)) * n_columns + columns[self.ids]
             blocks = blocks[:, None] * n_layers + layout.layers  # (T, C)
             places = blocks[own > 0] if is_full else (blocks[:, :, None] * width + rank)[is_used]
             taken = torch.from_numpy(places.reshape(-1)).to(self._device)
@@ -147,6 +150,8 @@ class OwnedRows:
             for first, own in _cut(np.array(ids, dtype=np.int64))
         ]
         """Those with work to do."""
+        self.is_whole = len(self.spans) == 1 and len(self.spans[0].ids) == self.n
+        """Whether one span is all there is, as in steps without prompts."""
 
 
 def _cut(ids: Ints) -> list[tuple[int, Ints]]:
@@ -159,5 +164,7 @@ def _cut(ids: Ints) -> list[tuple[int, Ints]]:
         adapted = np.flatnonzero(ids[first:end] != BASE)
         if len(adapted):
             start, stop = first + int(adapted[0]), first + int(adapted[-1]) + 1
-            found.append((start, ids[start:stop]))
+            # Leaving a few rows out costs more, in slices of everything, than it saves.
+            is_much = (stop - start) <= WORTH * (end - first)
+            found.append((start, ids[start:stop]) if is_much else (first, ids[first:end]))
     return found

@@ -55,10 +55,12 @@ def adapters(llama: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str,
     }
 
 
-def packed_model(folder: Path, *, is_packed: bool, max_rank: int = 16) -> tuple[Any, PackedModel]:
+def packed_model(
+    folder: Path, *, is_packed: bool, max_rank: int = 16, dtype: torch.dtype = torch.float32
+) -> tuple[Any, PackedModel]:
     from transformers import AutoModelForCausalLM
 
-    model: Any = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32).eval()
+    model: Any = AutoModelForCausalLM.from_pretrained(folder, dtype=dtype).eval()
     model.requires_grad_(False)
     if is_packed:
         assert pack_linears(model)
@@ -125,6 +127,23 @@ def test_three_adapters_and_the_base_in_one_pass_equal_separate_ones(
     for place in places.values():
         bank.remove(place)
     assert torch.equal(pass_of(packed, [(base_ids, None)])[0], before)
+
+
+@pytest.mark.parametrize("wide", [1, 100])
+def test_adapters_of_a_model_in_16_bits_are_mixed_as_well(
+    llama: Path, adapters: dict[str, Path], wide: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("fastchat.engine.delta.WIDE", wide)
+    _, packed = packed_model(llama, is_packed=False, dtype=torch.bfloat16)
+    assert packed.adapters is not None
+    places = {name: packed.adapters.add(name, read_adapter(f)) for name, f in adapters.items()}
+    ids = random_ids(40, 3)
+    got = pass_of(packed, [(ids, None), *((ids, place) for place in places.values())])
+    wanted = [logits_by_peft(llama, folder, ids) for folder in (None, *adapters.values())]
+    for mine, theirs in zip(got, wanted, strict=True):
+        distances = [float((mine.float() - other).square().mean()) for other in wanted]
+        assert min(distances) == distances[next(i for i, w in enumerate(wanted) if w is theirs)]
+        assert min(distances) < 0.01 * float(theirs.square().mean())
 
 
 def test_layers_of_transposed_weights_take_adapters(
