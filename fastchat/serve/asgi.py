@@ -150,6 +150,10 @@ def parse_json_object(body: bytes) -> dict[str, Any]:
     return value
 
 
+def _encoded(headers: dict[str, str]) -> list[tuple[bytes, bytes]]:
+    return [(name.encode(), value.encode()) for name, value in headers.items()]
+
+
 class EventStream(Response):
     """Sends server-sent events as they come; ends the source when the client leaves.
 
@@ -163,6 +167,7 @@ class EventStream(Response):
         events: an async generator; it is closed in the end, come what may.
         keepalive: the comment; None for a format without comments.
         failure: what is sent in the end when the source fails after the first event.
+        late_headers: gives those headers that are known with the first event.
     """
 
     def __init__(
@@ -173,8 +178,10 @@ class EventStream(Response):
         media_type: str = "text/event-stream; charset=utf-8",
         keepalive: bytes | None = SSE_KEEPALIVE,
         failure: Callable[[BaseException], bytes] = sse_failure,
+        late_headers: Callable[[], dict[str, str]] = dict,
     ) -> None:
         self.events = events
+        self.late_headers = late_headers
         self.keepalive = keepalive
         self.failure = failure
         self.background = None
@@ -183,7 +190,8 @@ class EventStream(Response):
             (b"content-type", media_type.encode()),
             (b"cache-control", b"no-cache"),
             (b"x-accel-buffering", b"no"),
-        ] + [(k.encode(), v.encode()) for k, v in (headers or {}).items()]
+            *_encoded(headers or {}),
+        ]
         self._started = False
         self._is_sending = False
         self._changed_at = 0.0
@@ -244,7 +252,7 @@ class EventStream(Response):
                 {
                     "type": "http.response.start",
                     "status": self.status_code,
-                    "headers": self.raw_headers,
+                    "headers": self.raw_headers + _encoded(self.late_headers()),
                 }
             )
 

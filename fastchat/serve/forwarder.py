@@ -55,6 +55,7 @@ KEPT_HEADERS = frozenset(
         b"retry-after",
         b"x-accel-buffering",
         b"x-fastchat-ignored",
+        b"x-fastchat-truncated",
         b"x-request-id",
     }
 )

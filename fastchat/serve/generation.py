@@ -147,30 +147,50 @@ def check_size(size: int, info: EngineInfo, *, param: str) -> None:
         )
 
 
+@dataclass(slots=True, kw_only=True)
+class Shortening:
+    """Whether an answer that may be longer than the context has room for is shortened to it."""
+
+    is_allowed: bool = True
+    """Otherwise it is refused."""
+    has_happened: bool = False
+    """Known with the first chunk."""
+
+    def headers(self) -> dict[str, str]:
+        """The header of a reply that tells of it."""
+        return {"x-fastchat-truncated": "max_tokens"} if self.has_happened else {}
+
+
 async def run(
-    engine: Engine, requests: Sequence[GenerationRequest]
+    engine: Engine, requests: Sequence[GenerationRequest], shortening: Shortening | None = None
 ) -> AsyncGenerator[tuple[int, Chunk]]:
     """Chunks of all requests as they come, with the running number of their choice.
 
     Closing the iterator aborts all of them; so does the failure of one.
+
+    Args:
+        shortening: is told whether an answer was shortened.
 
     Raises:
         UsageError: a request cannot be served.
         ModelError: the engine failed.
         UnavailableError: the engine stops.
     """
+    note = shortening or Shortening()
     if len(requests) == 1:
-        async with aclosing(_shortened(engine, requests[0])) as chunks:
+        async with aclosing(_shortened(engine, requests[0], note)) as chunks:
             async for chunk in chunks:
                 yield chunk.index, _sound(chunk)
         return
     bases = [i * requests[0].n for i in range(len(requests))]
-    async with aclosing(_merged([_shortened(engine, r) for r in requests])) as merged:
+    async with aclosing(_merged([_shortened(engine, r, note) for r in requests])) as merged:
         async for source, chunk in merged:
             yield bases[source] + chunk.index, _sound(chunk)
 
 
-async def _shortened(engine: Engine, request: GenerationRequest) -> AsyncGenerator[Chunk]:
+async def _shortened(
+    engine: Engine, request: GenerationRequest, note: Shortening
+) -> AsyncGenerator[Chunk]:
     """The engine's chunks; an answer that may be longer than the context has room for is
     shortened, as published, and only a prompt that leaves no room at all is refused.
     """
@@ -180,8 +200,9 @@ async def _shortened(engine: Engine, request: GenerationRequest) -> AsyncGenerat
                 yield chunk
         return
     except ContextOverflowError:
-        if request.max_tokens is None or request.truncate_prompt:
+        if request.max_tokens is None or request.truncate_prompt or not note.is_allowed:
             raise
+    note.has_happened = True
     whole_room = replace(request, max_tokens=None)
     async with _closing(engine.generate(whole_room)) as chunks:
         async for chunk in chunks:

@@ -26,6 +26,7 @@ from fastchat.serve.asgi import SSE_DONE, EventStream, json_response, unless_gon
 from fastchat.serve.fetch import with_pictures
 from fastchat.serve.generation import (
     Answer,
+    Shortening,
     UsageSum,
     Writer,
     chat_request,
@@ -63,7 +64,8 @@ class TextRoutes:
         )
         wanted = await with_pictures(wanted, self._worker.pictures)
         usage = UsageSum(body.n)
-        chunks = run(engine, [wanted])
+        shortening = Shortening(is_allowed=not self._worker.settings.strict)
+        chunks = run(engine, [wanted], shortening)
         if engine.info.reasoning is not None and body.raw_prompt is None:
             chunks = counting_thoughts(chunks, engine.info.reasoning, usage)
         with_logprobs = body.alternatives is not None
@@ -77,7 +79,7 @@ class TextRoutes:
                 with_usage=body.include_usage,
                 new_parser=new_parser,
             )
-            return EventStream(events, headers=headers)
+            return EventStream(events, headers=headers, late_headers=shortening.headers)
         answers = await self._complete(request, chunks, usage, count=body.n)
         if new_parser is not None:
             for answer in answers:
@@ -94,9 +96,8 @@ class TextRoutes:
             )
             for i, a in enumerate(answers)
         ]
-        return json_response(
-            {**head.fields(), "choices": choices, "usage": usage.fields()}, headers=headers
-        )
+        reply = {**head.fields(), "choices": choices, "usage": usage.fields()}
+        return json_response(reply, headers={**(headers or {}), **shortening.headers()})
 
     async def completions(self, request: Request) -> Response:
         body, headers = await self._worker.body(request, CompletionRequest)
@@ -106,7 +107,8 @@ class TextRoutes:
             body, engine.info, request_id=head.id, seed=self._worker.settings.seed
         )
         usage = UsageSum(body.width)
-        chunks = run(engine, wanted)
+        shortening = Shortening(is_allowed=not self._worker.settings.strict)
+        chunks = run(engine, wanted, shortening)
         if body.max_tokens == 0:
             chunks = only_echo(chunks)
         if body.stream:
@@ -121,15 +123,14 @@ class TextRoutes:
                 with_logprobs=body.logprobs is not None,
                 with_usage=body.include_usage,
             )
-            return EventStream(events, headers=headers)
+            return EventStream(events, headers=headers, late_headers=shortening.headers)
         answers = await self._complete(
             request, chunks, usage, count=len(wanted) * body.width, has_echo=body.echo
         )
         chosen = _best(answers, width=body.width, keep=body.n)
         choices = [_completion_choice(i, a, body.logprobs) for i, a in enumerate(chosen)]
-        return json_response(
-            {**head.fields(), "choices": choices, "usage": usage.fields()}, headers=headers
-        )
+        reply = {**head.fields(), "choices": choices, "usage": usage.fields()}
+        return json_response(reply, headers={**(headers or {}), **shortening.headers()})
 
     async def _stream(
         self,
