@@ -317,11 +317,14 @@ def _known(
 def _write(folder: Path, tally: "Tally") -> None:
     from fastchat.arena.export import csv_of, json_of
     from fastchat.arena.leaderboard import Leaderboard, board_of
+    from fastchat.arena.row_files import written_at_once
 
     board = board_of(tally.ratings(), tally.counts, key="judge", title="By the judge's votes")
-    folder.mkdir(parents=True, exist_ok=True)
-    (folder / "ratings.csv").write_text(csv_of(board), "utf-8")
-    (folder / "ratings.json").write_bytes(json_of(Leaderboard(boards={"judge": board})))
+    files = {"ratings.csv": csv_of(board).encode()}
+    files["ratings.json"] = json_of(Leaderboard(boards={"judge": board}))
+    for name, data in files.items():
+        with written_at_once(folder / name) as part:
+            part.write_bytes(data)
     print(f"written: {folder / 'ratings.csv'}, {folder / 'ratings.json'}")
 
 

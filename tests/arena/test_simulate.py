@@ -123,6 +123,17 @@ def test_a_run_goes_on_where_it_was_and_pays_for_nothing_twice(
     assert len(texts) == len(set(texts))
 
 
+def test_an_output_that_cannot_be_written_costs_no_vote(
+    fake: FakeJudge, questions: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    flags = ["--rule", "longer", "--num-battles", "6"]
+    assert simulated(fake, questions, tmp_path, *flags, "--output-dir", f"{questions}/x") == 1
+    assert "ratings.csv cannot be written: Not a directory" in capsys.readouterr().err
+    assert len(events_of(tmp_path / "log")) == 6
+    assert simulated(fake, questions, tmp_path, *flags, "--log-root", f"{questions}/x") == 1
+    assert "a vote cannot be written" in capsys.readouterr().err
+
+
 def test_it_ends_when_intervals_are_narrow_or_questions_run_out(
     fake: FakeJudge, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
