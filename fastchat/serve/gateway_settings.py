@@ -46,6 +46,8 @@ class GatewaySettings(ServerSettings):
     """Another name of a model, as gpt-4o-mini=vicuna-tiny; may be repeated."""
     api_keys: Annotated[CommaList, Env("API_KEYS")] = ()
     """Keys that clients must send, separated by commas; better in the environment."""
+    api_keys_file: Path | None = None
+    """File with such keys, one in a line; empty lines and those that begin with # are left out."""
     database_url: Annotated[str | None, Env("FASTCHAT_KEYS_DATABASE_URL")] = None
     """Database with the keys of fastchat.serve.keys, which then are needed to ask, and with what
     is stored for clients: a SQLite file, or postgresql://user:password@host/name."""
@@ -86,6 +88,24 @@ class GatewaySettings(ServerSettings):
         if chained := found.keys() & found.values():
             raise UsageError(f"--model-alias: {min(chained)!r} is an alias; name a model itself.")
         return found
+
+    def given_keys(self) -> tuple[str, ...]:
+        """The keys that the operator gave, of the flag and of the file.
+
+        Raises:
+            UsageError: the file cannot be read, or holds no key.
+        """
+        if self.api_keys_file is None:
+            return self.api_keys
+        try:
+            lines = self.api_keys_file.read_text("utf-8").splitlines()
+        except (OSError, UnicodeDecodeError) as error:
+            why = error.strerror if isinstance(error, OSError) else "it is no text"
+            raise UsageError(f"--api-keys-file {self.api_keys_file}: {why}.") from None
+        keys = [key for line in lines if (key := line.strip()) and not key.startswith("#")]
+        if not keys:  # an operator who names a file does not mean an open server
+            raise UsageError(f"--api-keys-file {self.api_keys_file}: it holds no key.")
+        return (*self.api_keys, *keys)
 
     def __post_init__(self) -> None:
         _ = self.aliases  # told now, if they cannot be

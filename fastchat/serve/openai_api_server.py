@@ -74,7 +74,7 @@ class Gateway:
         self.roster = Roster(controller_url, urls, remotes, worker_token=settings.worker_token)
         self.forwarder = Forwarder(self.roster, timeout_s=settings.worker_api_timeout)
         self.metrics = GatewayMetrics(self.forwarder, self.roster.router)
-        self.access = Access(settings.api_keys, self._stored_keys(settings.database_url))
+        self.access = Access(settings.given_keys(), self._stored_keys(settings.database_url))
         self.aliases = Aliases(settings.aliases)
         self._limit_bytes = int(settings.max_body_mb * 1024 * 1024)
         self.doors = GatewayDoors(
@@ -348,7 +348,8 @@ def main(argv: list[str] | None = None) -> int:
 
 def _run(settings: GatewaySettings) -> None:
     logs.setup("openai_api_server.log", debug=settings.debug)
-    if settings.host not in LOCAL_HOSTS and not (settings.api_keys or settings.database_url):
+    is_keyed = settings.api_keys or settings.api_keys_file or settings.database_url
+    if settings.host not in LOCAL_HOSTS and not is_keyed:
         log.warning("listening on %s without API keys: open to everyone", settings.host)
     if settings.database_url is not None:
         _check_database(settings.database_url)

@@ -1,7 +1,10 @@
+from pathlib import Path
+
 import pytest
 
-from fastchat.errors import AuthenticationError
+from fastchat.errors import AuthenticationError, UsageError
 from fastchat.serve.access import ApiKeys
+from fastchat.serve.openai_api_server import Gateway, GatewaySettings
 
 KEYS = ApiKeys(["right", "schlüssel"])
 
@@ -52,3 +55,25 @@ def test_one_wrong_key_beside_a_right_one_is_refused() -> None:
     for headers in (both, both[::-1]):
         with pytest.raises(AuthenticationError):
             KEYS.check(headers)
+
+
+def test_keys_of_a_file_open_beside_those_of_the_flag(tmp_path: Path) -> None:
+    path = tmp_path / "keys"
+    path.write_text("# of the data team\n  first \n\nsecond\r\n", "utf-8")
+    settings = GatewaySettings(endpoint=("http://a:1",), api_keys=("k",), api_keys_file=path)
+    given = Gateway(settings).access.given
+    assert [given.is_known(key) for key in (b"k", b"first", b"second")] == [True] * 3
+    assert not any(given.is_known(key) for key in (b"", b"# of the data team", b" first "))
+
+
+@pytest.mark.parametrize(
+    ("content", "said"), [(None, "No such file"), (b"\xff\xfe", "no text"), (b"# none\n", "no key")]
+)
+def test_a_file_without_keys_is_no_open_server(
+    content: bytes | None, said: str, tmp_path: Path
+) -> None:
+    path = tmp_path / "keys"
+    if content is not None:
+        path.write_bytes(content)
+    with pytest.raises(UsageError, match=said):
+        Gateway(GatewaySettings(endpoint=("http://a:1",), api_keys_file=path))
