@@ -33,7 +33,7 @@ from fastchat.web.pieces import Sampling
 from fastchat.web.sliders import build_sliders, sampling_of, tokens_update
 from fastchat.web.texts import Texts
 from fastchat.web.uploads import taken_uploads
-from fastchat.web.visitors import Visitors
+from fastchat.web.visitors import Visitor, Visitors
 
 ANONYMOUS_SAMPLING = Sampling(temperature=0.7, top_p=1.0, max_tokens=2000)
 """Published: battles hide the sliders, and answers may be longer."""
@@ -277,6 +277,7 @@ class Battle:
         self, request: gr.Request, duel: Duel, message: Any, *asked: Any
     ) -> AsyncIterator[list[Any]]:
         """Sends what stands in the message box."""
+        visitor = self._owner(request, duel)
         text, uploads = (
             (message.get("text") or "", message.get("files") or [])
             if isinstance(message, dict)
@@ -296,7 +297,6 @@ class Battle:
             pictures=pictures,
             draft=Draft(text=str(text), files=len(uploads)),
         )
-        visitor = self.visitors.of(request)
         steps = self.duels.send(duel, question, visitor=visitor, key=self._key(request))
         async for step in steps:
             yield drawn(step, self.look)
@@ -305,7 +305,7 @@ class Battle:
         self, request: gr.Request, duel: Duel, *sliders: Any
     ) -> AsyncIterator[list[Any]]:
         """Has the last question answered again."""
-        visitor = self.visitors.of(request)
+        visitor = self._owner(request, duel)
         steps = self.duels.regenerate(
             duel, self._sampling(sliders), visitor=visitor, key=self._key(request)
         )
@@ -318,6 +318,7 @@ class Battle:
 
     async def clear(self, duel: Duel, request: gr.Request) -> list[Any]:
         """Begins a new round."""
+        self._owner(request, duel)
         self.duels.stop(self._key(request))
         return drawn(Duel(kind=self.kind, sent=duel.sent), self.look)
 
@@ -329,13 +330,13 @@ class Battle:
 
     async def thumb(self, kind: FlagKind, duel: Duel, request: gr.Request) -> list[Any]:
         """Puts a thumb or a flag on the last answer."""
-        visitor = self.visitors.of(request)
+        visitor = self._owner(request, duel)
         duel = await self.duels.flag(duel, kind, visitor=visitor, key=self._key(request))
         return [duel, phase_of(duel), notice_html(duel.notice)]
 
     async def share(self, duel: Duel, request: gr.Request) -> str:
         """Gives the conversation a link."""
-        token, problem = await self.duels.share(duel, visitor=self.visitors.of(request))
+        token, problem = await self.duels.share(duel, visitor=self._owner(request, duel))
         return link_html(token, self.texts.arena) if token else notice_html(problem)
 
     async def draw_example(self) -> dict[str, Any]:
@@ -405,6 +406,17 @@ class Battle:
         if self.kind == "anonymous":
             return ANONYMOUS_SAMPLING
         return sampling_of(*sliders)
+
+    def _owner(self, request: gr.Request, duel: Duel) -> Visitor:
+        """The visitor, whose duel it must be: a session's name alone opens no conversation.
+
+        Raises:
+            gr.Error: another browser asked the first question.
+        """
+        visitor = self.visitors.of(request)
+        if duel.cookie and duel.cookie != visitor.cookie:
+            raise gr.Error(self.texts.arena.not_yours)
+        return visitor
 
     def _key(self, request: gr.Request) -> str:
         return f"{self.kind}:{request.session_hash}"

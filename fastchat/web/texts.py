@@ -140,6 +140,7 @@ class ArenaTexts:
     kept_not: str
     kept_hash: str
     kept_address: str
+    not_yours: str
     refused_votes: Mapping[str, str]
     """Notices by the reason for which a vote is not taken."""
 

@@ -202,6 +202,15 @@ def test_another_browser_cannot_vote_in_a_session_it_knows(arena: str, store: Ar
     owner.battle("hello")
     thief = Session(arena, session=owner.session)
     assert WORDS.refused_votes["forged"] in thief.vote("left")
+    for name, *values in (
+        ("send", None, "and what did I say?", 0.7, 1.0, 64),
+        ("regenerate", None, 0.7, 1.0, 64),
+        ("share", None),
+        ("clear", None),
+    ):
+        thief.join(f"anonymous_{name}", *values)
+    thief.steps(events=4, succeed=False)
+    assert "hello" not in thief.everything and "shared/" not in thief.everything
     assert named_in(thief.everything) == []
     assert WORDS.thanks in owner.vote("right")
     assert store.votes().outcome.tolist() == [1]
