@@ -132,6 +132,10 @@ class Delta:
         """`A x` of the span's adapters side by side, each (S, R) wide. x: (T, in)."""
         if not self._is_alike:
             x = x.to(self._a.dtype)
+        if span.owner is not None:
+            # So few columns are a third quicker as rows, once there are many of the others.
+            own = self._a[:, span.owner].flatten(1)
+            return torch.mm(own.t(), x.t()).t().contiguous()
         if span.places is None:
             return torch.mm(x, self._flat_a)
         parts = [torch.mm(x, self._a[:, place].flatten(1)) for place in span.places]
