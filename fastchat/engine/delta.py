@@ -4,7 +4,7 @@
 taken, and the rows of B weighted by them are summed by `embedding_bag`: it reads what is needed
 and nothing of anybody else's, so what one adapter holds cannot reach another's rows, and it is
 quicker than products of so few columns. Measured beside masked products on one core of an EPYC
-9005 (torch 2.13), three adapters of rank 8, B and its sum for two layers of 512 x 2048:
+(torch 2.13, a busy machine), three adapters of rank 8, B and its sum for two layers of 512 x 2048:
 
     us         8 rows       98 rows
     f32      70 for 105   248 for 342
