@@ -202,8 +202,10 @@ async def _judge(
         output="auto" if settings.constrained == "auto" else "patterns",
         is_fresh=settings.retry_unparsed,
     )
+    # A judge in this process has no wire to spare: its engine takes all, and batches them.
+    n_at_once = len(plan.todo) if settings.judge_model_path else settings.endpoint.parallel
     try:
-        outcome = await judge_all(plan, judge, concurrency=settings.endpoint.parallel)
+        outcome = await judge_all(plan, judge, concurrency=n_at_once)
     finally:
         await model.close()
     sums = account.summary()
@@ -218,11 +220,11 @@ async def _open(settings: JudgmentSettings, judge: str, account: "Account") -> "
     from fastchat.llm_judge.endpoints import endpoint_of
 
     if settings.judge_model_path:
-        from fastchat.engine.choose import EngineSettings, open_engine
+        from fastchat.llm_judge.in_process import open_answering
         from fastchat.model.load import ModelSettings
 
         path = ModelSettings(model_path=settings.judge_model_path)
-        return EngineModel(judge, await open_engine(path, EngineSettings()), account=account)
+        return EngineModel(judge, await open_answering(path), account=account)
     cache = Cache(settings.bench.cache_file(judge), is_read=settings.endpoint.cache)
     endpoint = endpoint_of(judge, settings.endpoint)
     return ApiModel(judge, endpoint, settings.endpoint, account=account, cache=cache)

@@ -4,6 +4,7 @@ import signal
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 from fake_judge import BENCH, FakeJudge, answer, is_pair, judge, longer_is_better, rows_of
@@ -296,15 +297,26 @@ def test_after_kill_nine_nothing_that_was_answered_is_asked_again(
 
 
 def test_a_judge_may_run_in_this_process(two: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from fastchat.engine import choose
     from fastchat.engine.echo import EchoEngine
 
-    async def opened(*_):
-        return EchoEngine()
+    most_at_once = n_open = 0
+    generate = EchoEngine.generate
 
-    monkeypatch.setattr(choose, "open_engine", opened)
-    words = [*BENCH, "--judge-model", "local", "--judge-model-path", "x", "--first-n", "2"]
-    assert gen_judgment.main([*words, "--model-list", "short", "--parallel", "4"]) == 0
+    async def counted(self: EchoEngine, request: Any) -> Any:
+        nonlocal most_at_once, n_open
+        n_open += 1
+        most_at_once = max(most_at_once, n_open)
+        try:
+            async for chunk in generate(self, request):
+                yield chunk
+        finally:
+            n_open -= 1
+
+    monkeypatch.setattr(EchoEngine, "generate", counted)
+    words = [*BENCH, "--judge-model", "local", "--judge-model-path", "echo:delay_ms=1"]
+    words += ["--first-n", "2", "--model-list", "short"]
+    assert gen_judgment.main(words) == 0
     path = FOLDER / "model_judgment" / "local_single.jsonl"
     # It repeats what it was asked, the example of a grade included.
     assert {row.score for row in read_single(path).rows} == {5.0}
+    assert most_at_once == 4, "all matches are in the engine's batch at once"
