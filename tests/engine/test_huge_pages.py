@@ -33,6 +33,7 @@ def test_only_private_memory_that_is_in_use_is_moved() -> None:
     assert found == [(0x10200000, 0x10A00000), (0x20200000, 0x20800000)]
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(sys.platform != "linux", reason="Linux alone has them")
 def test_what_is_loaded_stays_what_it_was() -> None:
     area = mmap.mmap(-1, 4 * HUGE, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)

@@ -303,6 +303,7 @@ async def test_the_watch_stream_tells_everything_and_then_what_changes() -> None
             assert gone == {"event": "remove", "worker_name": "http://localhost:21003"}
 
 
+@pytest.mark.slow
 async def test_dead_workers_slow_nobody_down() -> None:
     async with contextlib.AsyncExitStack() as stack:
         client = await stack.enter_async_context(controlling())

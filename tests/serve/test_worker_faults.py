@@ -90,6 +90,7 @@ async def test_a_waiting_client_that_leaves_is_dropped_from_the_queue() -> None:
         await until(lambda: bench.queue_length == 0)
 
 
+@pytest.mark.slow
 async def test_a_thousand_failing_requests_leave_nothing_behind() -> None:
     bench = Bench(
         EchoOptions(fail_on="bad", fail_after=1), limit_worker_concurrency=4, max_queue=100

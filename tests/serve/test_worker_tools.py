@@ -101,7 +101,12 @@ async def client_of(engine: Engine, **settings: Any) -> AsyncIterator[openai.Asy
         yield client
 
 
-@pytest.fixture(params=["hermes", "mistral", "mistral-named", "llama3", "json"])
+@pytest.fixture(
+    params=[
+        *("hermes", "json"),
+        *(pytest.param(f, marks=pytest.mark.slow) for f in ("mistral", "mistral-named", "llama3")),
+    ]
+)
 async def engine(request: pytest.FixtureRequest, weights: Path) -> AsyncIterator[Engine]:
     async with running(weights, request.param) as engine:
         assert engine.info.tool_format.name == request.param

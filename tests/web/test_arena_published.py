@@ -20,8 +20,16 @@ WORDS = load_texts().arena
 CROWD = 100
 
 
-@pytest.mark.parametrize("parameter", ["arena", "vision", "compare", "direct", "model",
-                                       "leaderboard", "about", ""])  # fmt: skip
+@pytest.mark.parametrize(
+    "parameter",
+    [
+        *("arena", ""),
+        *(
+            pytest.param(name, marks=pytest.mark.slow)
+            for name in ("vision", "compare", "direct", "model", "leaderboard", "about")
+        ),
+    ],
+)
 def test_a_parameter_of_the_address_opens_its_tab(
     serve_arena: Callable[..., str], parameter: str
 ) -> None:

@@ -130,6 +130,7 @@ def test_the_tabs_have_the_published_controls(serve_arena: Callable[..., str]) -
     assert labels.count("Regenerate") == 3
 
 
+@pytest.mark.slow
 def test_analytics_are_loaded_only_when_asked_for(serve_arena: Callable[..., str]) -> None:
     plain = httpx.get(serve_arena())
     assert "google" not in plain.headers["content-security-policy"]
