@@ -42,6 +42,10 @@ def load_model(arguments: Arguments) -> "PreTrainedModel":
     import torch
     from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForSeq2SeqLM
 
+    from fastchat.train import short_attention
+
+    if arguments.training.device.type == "cpu":
+        short_attention.register()
     path = arguments.model.model_name_or_path
     common: dict[str, Any] = {
         "cache_dir": arguments.fit.cache_dir,
