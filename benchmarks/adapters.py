@@ -150,7 +150,7 @@ def main() -> None:
     parser.add_argument("--batches", nargs="+", type=int, default=[8, 32])
     parser.add_argument("--rank", type=int, default=8)
     parser.add_argument("--threads", type=int, default=1)
-    parser.add_argument("--seconds", type=float, default=16.0, help="for each row of the table")
+    parser.add_argument("--seconds", type=float, default=12.0, help="for each row of the table")
     args = parser.parse_args()
     os.environ["OMP_NUM_THREADS"] = str(args.threads)
     base = args.model or make_model(args.tools, args.models, "small")
