@@ -3,6 +3,7 @@
 python3 -m fastchat.serve.gradio_web_server
 """
 
+import os
 import socket
 import sys
 from collections.abc import Generator
@@ -19,6 +20,7 @@ from fastchat.settings import CommaList, Env, ServerSettings, alias, run_command
 
 if TYPE_CHECKING:
     from fastchat.web.app import PageSettings
+    from fastchat.web.guard import Moderation
     from fastchat.web.security import Guard
 
 FIRST_PORT = 7860
@@ -60,12 +62,18 @@ class WebSettings(ServerSettings):
     api_timeout_s: Annotated[float, Env("FASTCHAT_WORKER_API_TIMEOUT")] = 100.0
     """The longest silence in an answer, in seconds."""
     moderate: bool = False
-    """Not built yet; refused."""
+    """Look at every message before a model does, by --moderation-file or by OPENAI_API_KEY."""
+    moderation_file: Path | None = None
+    """With --moderate: regular expressions, one a line, of what is not sent to models."""
+    moderation_fail: Literal["open", "closed"] = "closed"
+    """Whether a message passes when the moderation service cannot be asked."""
+    moderation_url: str | None = None
+    """Another server with OpenAI's moderation API."""
     register_api_endpoint_file: Annotated[Path | None, alias("--register")] = None
     """JSON file of models that others serve, shown beside those of the controller; keys may
     stand in the environment."""
     use_remote_storage: bool = False
-    """Not built yet; refused."""
+    """Of pictures, which gradio_web_server_multi takes and this page does not; refused here."""
 
 
 W = TypeVar("W", bound=WebSettings)
@@ -78,7 +86,11 @@ def main(argv: list[str] | None = None) -> int:
 
 def run(settings: WebSettings) -> None:
     """Builds the page and serves it until a signal."""
-    refuse_what_is_not_built(settings)
+    if settings.use_remote_storage:
+        raise UsageError(
+            "--use-remote-storage is for pictures, which this page does not take: "
+            "start fastchat.serve.gradio_web_server_multi --vision-arena."
+        )
     with with_endpoint_file(settings) as settings:
         page_settings = read_page_settings(settings)
         logs.setup("gradio_web_server.log", debug=settings.debug)
@@ -101,20 +113,6 @@ def with_endpoint_file(settings: W) -> Generator[W]:
             yield settings
         else:
             yield replace(settings, api_url=side.api_url, api_key=side.api_key)
-
-
-def refuse_what_is_not_built(settings: WebSettings) -> None:
-    """
-    Raises:
-        UsageError: a published flag is given whose part of the page does not exist yet.
-    """
-    remedies = {
-        "--moderate": (settings.moderate, "start without it; nothing is moderated"),
-        "--use-remote-storage": (settings.use_remote_storage, "the page takes no pictures"),
-    }
-    for flag, (is_given, remedy) in remedies.items():
-        if is_given:
-            raise UsageError(f"{flag} is not built yet: {remedy}.")
 
 
 def read_page_settings(settings: WebSettings) -> "PageSettings":
@@ -156,7 +154,27 @@ def read_page_settings(settings: WebSettings) -> "PageSettings":
         root_path=settings.gradio_root_path,
         hosts=settings.allowed_hosts,
         any_host=settings.share or not is_loopback(settings.host),
+        moderation=read_moderation(settings),
     )
+
+
+def read_moderation(settings: WebSettings) -> "Moderation | None":
+    """Who looks at messages first, if anybody does.
+
+    Raises:
+        UsageError: nobody can, or the file of patterns cannot be used.
+    """
+    from fastchat.web.guard import Moderation, OpenAIModerator, read_patterns
+
+    if not settings.moderate:
+        return None
+    if settings.moderation_file is not None:
+        moderator = read_patterns(settings.moderation_file)
+    elif key := os.environ.get("OPENAI_API_KEY"):
+        moderator = OpenAIModerator(api_key=key, base_url=settings.moderation_url)
+    else:
+        raise UsageError("--moderate needs --moderation-file FILE or OPENAI_API_KEY.")
+    return Moderation(moderator=moderator, on_failure=settings.moderation_fail)
 
 
 def bind_page(host: str, port: int | None) -> list[socket.socket]:

@@ -26,7 +26,6 @@ from fastchat.settings import CommaList, Env, alias, run_command
 
 if TYPE_CHECKING:
     from fastchat.web.arena import ArenaSettings
-    from fastchat.web.guard import Moderation
 
 PROG = "python3 -m fastchat.serve.gradio_web_server_multi"
 STORAGE_URL = "FASTCHAT_IMAGE_STORAGE_URL"
@@ -53,14 +52,6 @@ class MultiSettings(WebSettings):
     """Characters of one message in an anonymous battle."""
     vote_limit: int = 30
     """Votes in a minute from one address; 0 sets no limit."""
-    moderate: bool = False
-    """Look at every message before a model does, by --moderation-file or by OPENAI_API_KEY."""
-    moderation_file: Path | None = None
-    """With --moderate: regular expressions, one a line, of what is not sent to models."""
-    moderation_fail: Literal["open", "closed"] = "closed"
-    """Whether a message passes when the moderation service cannot be asked."""
-    moderation_url: str | None = None
-    """Another server with OpenAI's moderation API."""
     monitor_url: str = ""
     """Address of a call monitor, which limits how often a model is asked."""
     trusted_proxies: CommaList = ()
@@ -155,7 +146,6 @@ def read_arena_settings(settings: MultiSettings) -> "ArenaSettings":
             message=settings.input_char_len_limit, anonymous=settings.blind_char_len_limit
         ),
         votes_per_minute=settings.vote_limit,
-        moderation=_moderation(settings),
         monitor_url=settings.monitor_url,
         remote_log_url=settings.remote_logger_url,
         proxies=read_networks(settings.trusted_proxies),
@@ -174,21 +164,6 @@ def read_arena_settings(settings: MultiSettings) -> "ArenaSettings":
         storage_url=url,
         storage_token=token,
     )
-
-
-def _moderation(settings: MultiSettings) -> "Moderation | None":
-    """Who looks at messages first, if anybody does."""
-    from fastchat.web.guard import Moderation, OpenAIModerator, read_patterns
-
-    if not settings.moderate:
-        return None
-    if settings.moderation_file is not None:
-        moderator = read_patterns(settings.moderation_file)
-    elif key := os.environ.get("OPENAI_API_KEY"):
-        moderator = OpenAIModerator(api_key=key, base_url=settings.moderation_url)
-    else:
-        raise UsageError("--moderate needs --moderation-file FILE or OPENAI_API_KEY.")
-    return Moderation(moderator=moderator, on_failure=settings.moderation_fail)
 
 
 def _storage(settings: MultiSettings) -> tuple[str, str]:

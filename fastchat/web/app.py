@@ -24,6 +24,8 @@ if TYPE_CHECKING:
     from fastapi import FastAPI
     from gradio.themes import Base
 
+    from fastchat.web.guard import Moderation
+
 log = logging.getLogger(__name__)
 
 FOLDER = Path(__file__).parent
@@ -57,6 +59,8 @@ class PageSettings:
     password: str = ""
     """One that lets in under any name, beside `accounts`."""
     language: str = "en"
+    moderation: "Moderation | None" = None
+    """What looks at messages before a model does."""
 
     @property
     def texts(self) -> Texts:
@@ -82,8 +86,15 @@ def build_app(settings: PageSettings) -> Guard:
     async def lifespan(_: "FastAPI") -> AsyncIterator[None]:
         yield
         await directory.close()
+        if settings.moderation is not None:
+            await settings.moderation.moderator.close()
 
-    panes = Panes(directory, texts.notice, message_limit=settings.message_limit)
+    panes = Panes(
+        directory,
+        texts.notice,
+        message_limit=settings.message_limit,
+        moderation=settings.moderation,
+    )
     app = FastAPI(openapi_url=None, lifespan=lifespan)
     return mounted(app, build_page(panes, texts, settings), settings)
 

@@ -18,7 +18,7 @@ from fastchat.store.arena_records import Kind
 from fastchat.store.database import Database
 from fastchat.web.app import PageSettings, frame, mounted
 from fastchat.web.duel import Duels, Limits
-from fastchat.web.guard import CallMonitor, Moderation, VoteLimit
+from fastchat.web.guard import CallMonitor, VoteLimit
 from fastchat.web.images import UPLOAD_BYTES, PictureFolder
 from fastchat.web.ledger import Ledger
 from fastchat.web.models import Listing, ModelDirectory
@@ -67,7 +67,6 @@ class ArenaSettings:
     examples: "Examples | None" = None
     limits: Limits = PUBLISHED_LIMITS
     votes_per_minute: int = 30
-    moderation: Moderation | None = None
     monitor_url: str = ""
     remote_log_url: str = ""
     proxies: tuple[Network, ...] = ()
@@ -125,7 +124,7 @@ class Arena:
             vote_limit=VoteLimit(settings.votes_per_minute, now=time.monotonic),
             now=time.monotonic,
             rng=self.rng,
-            moderation=settings.moderation,
+            moderation=page.moderation,
             monitor=self.monitor,
             pictures=self.pictures,
         )
@@ -138,8 +137,8 @@ class Arena:
             await self.monitor.close()
         if self.pictures is not None:
             await self.pictures.close()
-        if self.settings.moderation is not None:
-            await self.settings.moderation.moderator.close()
+        if moderation := self.settings.page.moderation:
+            await moderation.moderator.close()
         await asyncio.to_thread(self.board.close)
         await asyncio.to_thread(self.pairs.close)
         self.store.database.close()

@@ -305,7 +305,7 @@ class Duels:
         flagged = duel.asked(Message(role="user", text=text), ())
         lines = turn_lines(flagged, Sampling(), ip=visitor.voter, extra={"flagged": True})
         self.ledger.write_later([], lines)
-        return self.words.flagged
+        return self.notices.flagged
 
     async def _usable(
         self, duel: Duel, pictures: Sequence[Picture]

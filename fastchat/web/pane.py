@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 
 from fastchat.errors import FastChatError, UnavailableError
 from fastchat.message import Message
+from fastchat.web.guard import Moderation, moderated_text
 from fastchat.web.models import ModelDirectory
 from fastchat.web.pieces import Piece, Sampling, pieces_of
 from fastchat.web.texts import NoticeTexts
@@ -135,11 +136,17 @@ class Panes:
     """The handlers of every open pane; holds no more than the answers on their way."""
 
     def __init__(
-        self, directory: ModelDirectory, notices: NoticeTexts, *, message_limit: int
+        self,
+        directory: ModelDirectory,
+        notices: NoticeTexts,
+        *,
+        message_limit: int,
+        moderation: Moderation | None = None,
     ) -> None:
         self.directory = directory
         self.notices = notices
         self.message_limit = message_limit
+        self.moderation = moderation
         self._answers: dict[str, Answer] = {}
 
     async def send(
@@ -161,6 +168,9 @@ class Panes:
         if len(text) > self.message_limit:
             text = text[: self.message_limit]
             notice = self.notices.cut.format(limit=self.message_limit)
+        if await self._flags(pane, text, key):
+            yield replace(pane, notice=self.notices.flagged)
+            return
         messages = (*pane.messages, Message(role="user", text=text))
         asked = Pane(
             messages=messages, running=True, notice=notice, sent=pane.sent + 1, draft=draft
@@ -198,6 +208,17 @@ class Panes:
         if pane.turns >= TURN_LIMIT:
             return self.notices.full.format(limit=TURN_LIMIT)
         return ""
+
+    async def _flags(self, pane: Pane, text: str, key: str) -> bool:
+        """Whether `text` is kept from the models; nothing else is sent in the pane meanwhile."""
+        if self.moderation is None:
+            return False
+        self._answers[key] = Answer()
+        try:
+            said = [message.text for message in pane.messages]
+            return await self.moderation.flags(moderated_text([said], text))
+        finally:
+            self._answers.pop(key, None)
 
     async def _answer(
         self, pane: Pane, model: str, *, sampling: Sampling, key: str

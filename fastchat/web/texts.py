@@ -64,6 +64,7 @@ class EmptyTexts:
 class NoticeTexts:
     """What a pane says when a turn did not go as asked."""
 
+    flagged: str
     unreachable: str
     timeout: str
     busy: str
@@ -119,7 +120,6 @@ class ArenaTexts:
     no_pair: str
     no_vision_model: str
     limit_reached: str
-    flagged: str
     pictures_ignored: str
     one_picture: str
     side_failed: str

@@ -71,10 +71,10 @@ def test_addresses_and_limits_come_from_the_environment_too(
 @pytest.mark.parametrize(
     ("argv", "complaint"),
     [
-        (["--moderate"], "--moderate is not built yet"),
+        (["--moderate", "--moderation-file", "none"], "none"),
         (["--register", "nowhere.json"], "endpoint file nowhere.json cannot be read"),
         (["--register", "f.json", "--api-url", "http://h/v1"], "exclude each other"),
-        (["--use-remote-storage"], "--use-remote-storage is not built yet"),
+        (["--use-remote-storage"], "pictures, which this page does not take"),
         (["--api-url", "localhost:8000"], "--api-url 'localhost:8000'"),
         (["--controller-url", "ftp://c"], "--controller-url 'ftp://c'"),
         (["--concurrency-count", "0"], "--concurrency-count 0"),

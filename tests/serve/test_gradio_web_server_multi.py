@@ -41,8 +41,8 @@ def test_every_flag_arrives_where_it_counts(
     assert read.database_url == "a.db" and read.log_folder == tmp_path / "logs"
     assert read.arena_config == Path("rules.toml") and read.vision
     assert (read.storage_url, read.storage_token) == ("http://127.0.0.1:9/bucket", "t")
-    assert read.moderation is not None and read.moderation.on_failure == "open"
-    assert isinstance(read.moderation.moderator, PatternModerator)
+    assert read.page.moderation is not None and read.page.moderation.on_failure == "open"
+    assert isinstance(read.page.moderation.moderator, PatternModerator)
     assert read.monitor_url == "http://127.0.0.1:9090" and read.votes_per_minute == 5
     assert str(read.proxies[0]) == "10.0.0.0/8" and read.stores_addresses
     assert read.remote_log_url == "http://127.0.0.1:9/log" and read.analytics_id == "G-1"
@@ -63,11 +63,11 @@ def test_every_flag_arrives_where_it_counts(
 
 def test_moderation_needs_a_file_or_a_key(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("OPENAI_API_KEY", raising=False)
-    assert read_arena_settings(settings()).moderation is None
+    assert read_arena_settings(settings()).page.moderation is None
     with pytest.raises(UsageError, match="--moderation-file FILE or OPENAI_API_KEY"):
         read_arena_settings(settings("--moderate"))
     monkeypatch.setenv("OPENAI_API_KEY", "k")
-    moderation = read_arena_settings(settings("--moderate")).moderation
+    moderation = read_arena_settings(settings("--moderate")).page.moderation
     assert moderation is not None and isinstance(moderation.moderator, OpenAIModerator)
 
 

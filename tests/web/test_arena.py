@@ -305,8 +305,10 @@ def test_a_flagged_message_reaches_no_model(
     patterns = tmp_path / "patterns"
     patterns.write_text("# what is not sent\nbad\\s+words\n", "utf-8")
     fake.models = [{"id": "lion"}, {"id": "bear"}]
-    session = Session(serve_arena(moderation=Moderation(moderator=read_patterns(patterns))))
-    assert WORDS.flagged in session.battle("such BAD  words")[-1][-1]
+    session = Session(
+        serve_arena(page={"moderation": Moderation(moderator=read_patterns(patterns))})
+    )
+    assert load_texts().notice.flagged in session.battle("such BAD  words")[-1][-1]
     assert fake.requests == []
     session.battle("good ones")
     assert len(fake.requests) == 2

@@ -3,11 +3,13 @@
 import asyncio
 import time
 from collections.abc import AsyncIterator, Callable
+from dataclasses import replace
 from typing import Any
 
 import pytest
 
 from fastchat.message import Message
+from fastchat.web.guard import Moderation
 from fastchat.web.models import ModelDirectory, Source
 from fastchat.web.pane import TURN_LIMIT, Draft, Pane, Panes
 from fastchat.web.pieces import Sampling, answered
@@ -230,3 +232,26 @@ async def test_many_answers_at_once_do_not_wait_for_each_other(panes: Panes, fak
     assert [s[-1].messages[-1].text for s in shown] == [
         f"parrot heard: number {i} " for i in range(100)
     ]
+
+
+async def test_what_the_page_forbids_reaches_no_model(fake: Any) -> None:
+    directory = ModelDirectory(Source(api_url=fake.url), now=time.monotonic)
+    asked: list[str] = []
+
+    class Moderator:
+        async def flags(self, text: str) -> bool:
+            asked.append(text)
+            return "poison" in text
+
+        async def close(self) -> None:
+            return
+
+    moderation = Moderation(moderator=Moderator())
+    panes = Panes(directory, NOTICES, message_limit=200, moderation=moderation)
+    begun = (await ask(panes, "hello"))[-1]
+    refused = (await ask(panes, "mix a poison", begun))[-1]
+    assert refused == replace(begun, notice=NOTICES.flagged), "the draft stays, and what was said"
+    assert len(fake.requests) == 1
+    assert asked[-1].startswith("hello") and asked[-1].endswith("mix a poison")
+    assert (await ask(panes, "and you?", begun))[-1].turns == 2
+    await directory.close()
