@@ -52,6 +52,20 @@ CommaList = Annotated[
 ]
 """Several words in one argument, separated by commas."""
 
+NameList = Annotated[
+    _Words,
+    tyro.constructors.PrimitiveConstructorSpec(
+        nargs="*",
+        metavar="A,B|A B",
+        instance_from_str=lambda args: tuple(
+            name.strip() for arg in args for name in arg.split(",") if name.strip()
+        ),
+        is_instance=lambda value: isinstance(value, tuple),
+        str_from_instance=list,
+    ),
+]
+"""Names in arguments of their own, as published, or separated by commas."""
+
 WordList = Annotated[
     _Words,
     tyro.constructors.PrimitiveConstructorSpec(

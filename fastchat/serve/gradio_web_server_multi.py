@@ -110,6 +110,7 @@ def read_arena_settings(settings: MultiSettings) -> "ArenaSettings":
     from fastchat.web.board_tab import BoardFiles
     from fastchat.web.duel import Limits
     from fastchat.web.examples import read_examples
+    from fastchat.web.foreign_board import check_address
     from fastchat.web.visitors import read_networks
 
     if settings.random_questions and not settings.vision_arena:
@@ -130,6 +131,7 @@ def read_arena_settings(settings: MultiSettings) -> "ArenaSettings":
         raise UsageError("--no-log-content and --use-remote-storage exclude each other.")
     if settings.ga_id and not re.fullmatch(r"[A-Za-z0-9-]+", settings.ga_id):
         raise UsageError(f"--ga-id {settings.ga_id!r} is none; it looks like G-ABC123.")
+    check_address(settings.copilot_url)
     url, token = _storage(settings)
     page = read_page_settings(settings)
     rng = random.Random()

@@ -9,13 +9,22 @@ import time
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from fastchat.errors import DataError, UnavailableError
+from fastchat.errors import DataError, UnavailableError, UsageError
 from fastchat.web.board_tables import rows_html
 
 KEPT_S = 300.0
 TIMEOUT_S = 5.0
 LARGEST_BYTES = 4 * 1024 * 1024
 MOST_ROWS = 1000
+
+
+def check_address(url: str) -> None:
+    """
+    Raises:
+        UsageError: `url` is neither empty nor an address of the web.
+    """
+    if url and not url.startswith(("https://", "http://")):
+        raise UsageError(f"COPILOT_ARENA_LEADERBOARD_URL {url!r} is no http address.")
 
 
 class ForeignBoard:

@@ -85,6 +85,7 @@ def test_moderation_needs_a_file_or_a_key(monkeypatch: pytest.MonkeyPatch) -> No
         (["--no-log-content", "--use-remote-storage"], "exclude each other"),
         (["--category-file", "c.toml", "--elo", "r.json"], "elo_analysis"),
         (["--moderate", "--moderation-file", "none"], "cannot be read"),
+        (["--copilot-url", "file:///etc/passwd"], "no http address"),
     ],
 )
 def test_what_cannot_work_is_refused_with_the_remedy(

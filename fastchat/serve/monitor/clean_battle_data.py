@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from fastchat.errors import DataError, UsageError
-from fastchat.settings import CommaList, Env, alias, run_command
+from fastchat.settings import Env, NameList, alias, run_command
 
 if TYPE_CHECKING:
     from fastchat.arena.battles import Cleaner, CleaningReport, CleaningRules
@@ -33,7 +33,7 @@ class CleanBattleDataSettings:
     """Folder of the output."""
     format: Literal["json", "jsonl", "parquet"] = "json"
     """Kind of the output."""
-    exclude_model_names: CommaList | None = None
+    exclude_model_names: NameList = ()
     """Models whose battles are left out."""
     ban_ip_file: Path | None = None
     """JSON list of addresses whose votes are left out."""
@@ -84,7 +84,7 @@ def _rules(settings: CleanBattleDataSettings) -> "CleaningRules":
         raise UsageError(f"--min-vote-seconds {settings.min_vote_seconds} is below 0.")
     return CleaningRules(
         published=settings.upstream_rules,
-        exclude_models=frozenset(settings.exclude_model_names or ()),
+        exclude_models=frozenset(settings.exclude_model_names),
         banned_ips=read_banned(settings.ban_ip_file),
         since=_day(settings.since, "--since"),
         until=_day(settings.until, "--until"),

@@ -230,9 +230,8 @@ def _without_outliers(battles: "pl.DataFrame") -> "pl.DataFrame":
 def _write(settings: EloAnalysisSettings, board: "Leaderboard") -> list[str]:
     """Writes all files; gives their names."""
     from fastchat.arena.export import csv_of, html_of, json_of
+    from fastchat.arena.row_files import written_at_once
 
-    folder = settings.output_dir
-    folder.mkdir(parents=True, exist_ok=True)
     files = {"ratings.csv": csv_of(board.first).encode(), "ratings.json": json_of(board)}
     files |= {
         f"ratings_{key}.csv": csv_of(b).encode()
@@ -243,7 +242,8 @@ def _write(settings: EloAnalysisSettings, board: "Leaderboard") -> list[str]:
     if not settings.no_plots:
         files |= _plots(settings, board)
     for name, data in files.items():
-        (folder / name).write_bytes(data)
+        with written_at_once(settings.output_dir / name) as part:
+            part.write_bytes(data)
     return list(files)
 
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 from fastchat import logs
 from fastchat.errors import FastChatError, UsageError
 from fastchat.serve import asgi
-from fastchat.settings import CommaList, Env, ServerSettings, alias, run_command
+from fastchat.settings import CommaList, Env, NameList, ServerSettings, alias, run_command
 
 if TYPE_CHECKING:
     from fastchat.arena.leaderboard import Leaderboard
@@ -45,15 +45,11 @@ class MonitorSettings(ServerSettings):
     """CSV of models: organization, license, link, knowledge cutoff."""
     arena_hard_leaderboard: Path | None = None
     """CSV of the arena-hard benchmark, shown in a tab of its own."""
-    copilot_arena_leaderboard_url: Annotated[str | None, Env("COPILOT_ARENA_LEADERBOARD_URL")] = (
-        None
-    )
-    """Address of the Copilot Arena's board (JSON), shown in a tab of its own."""
     copilot_url: Annotated[str, Env("COPILOT_ARENA_LEADERBOARD_URL")] = ""
     """Address of another arena's leaderboard in JSON, shown in a tab of its own."""
     ban_ip_file: Path | None = None
     """JSON list of addresses whose votes in the logs are left out."""
-    exclude_model_names: CommaList = ()
+    exclude_model_names: NameList = ()
     """Models whose battles in the logs are left out."""
     password: tuple[str, str] | None = None
     """Name and password that let readers in."""
@@ -79,14 +75,13 @@ def run(settings: MonitorSettings) -> None:
 
 def _check(settings: MonitorSettings) -> None:
     """Raises UsageError for flags that cannot be, or that would do nothing."""
-    from fastchat.serve.monitor.copilot import check_address
+    from fastchat.web.foreign_board import check_address
 
     if settings.update_interval < 1:
         raise UsageError(f"--update-interval {settings.update_interval} is below 1 second.")
     if settings.concurrency_count < 1:
         raise UsageError(f"--concurrency-count {settings.concurrency_count} is below 1.")
-    if settings.copilot_arena_leaderboard_url is not None:
-        check_address(settings.copilot_arena_leaderboard_url)
+    check_address(settings.copilot_url)
     if settings.elo_results_file is None and settings.database_url is None:
         return
     for name in ("ban_ip_file", "exclude_model_names"):
@@ -104,7 +99,6 @@ def build_monitor(settings: MonitorSettings) -> "Guard":
     import gradio as gr
     from fastapi import FastAPI
 
-    from fastchat.serve.monitor.copilot import copilot_html
     from fastchat.web.app import frame, mounted
     from fastchat.web.board_tab import QUIET, BoardFiles, build_board
 
@@ -119,10 +113,6 @@ def build_monitor(settings: MonitorSettings) -> "Guard":
         with gr.Tab("Leaderboard", elem_classes="reading"):
             interval_s = min(10, settings.update_interval)
             build_board(page, read, files, language="en", vision=True, interval_s=interval_s)
-        if url := settings.copilot_arena_leaderboard_url:
-            with gr.Tab("Copilot Arena", elem_classes="reading") as tab:
-                board = gr.HTML("", elem_classes="ratings")
-                tab.select(lambda: copilot_html(url), [], [board], **QUIET)
         with gr.Tab("Basic stats", elem_classes="reading") as tab:
             shown, chart = gr.Markdown(""), gr.Plot(show_label=False)
             tab.select(_statistics(settings), [], [shown, chart], **QUIET)

@@ -100,8 +100,9 @@ def test_rules_by_flags(logs: Path, tmp_path: Path) -> None:
     assert not (logs / "voter.key").exists()
 
 
-def test_models_can_be_left_out(logs: Path, tmp_path: Path) -> None:
-    path = cleaned(logs, tmp_path, "--exclude-model-names", "m-a,other")
+@pytest.mark.parametrize("names", [["m-a,other"], ["other", "m-a"]])
+def test_models_can_be_left_out(logs: Path, tmp_path: Path, names: list[str]) -> None:
+    path = cleaned(logs, tmp_path, "--exclude-model-names", *names)
     assert path.name == "clean_battle_empty.json" and json.loads(path.read_text()) == []
 
 

@@ -190,6 +190,17 @@ def test_what_cannot_be_is_told(
     assert words in capsys.readouterr().err
 
 
+def test_an_output_that_cannot_be_written_is_told(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = tmp_path / "battles.json"
+    path.write_text('[{"model_a": "x", "model_b": "y", "winner": "tie"}]')
+    argv = ["--clean-battle-file", str(path), "--output-dir", str(path / "out"), "--no-plots"]
+    assert main(argv) == 1
+    said = capsys.readouterr().err
+    assert "cannot be written" in said and "Traceback" not in said
+
+
 @pytest.mark.parametrize(
     "rows",
     ["[]", '[{"model_a": "x", "model_b": "y", "winner": "model_a"}]'],

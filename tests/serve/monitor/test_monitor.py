@@ -19,7 +19,7 @@ from fastchat.arena.events import Event, LoggedState, append
 from fastchat.arena.export import json_of
 from fastchat.arena.leaderboard import Leaderboard, Method, build
 from fastchat.errors import DataError, UsageError
-from fastchat.serve.monitor import basic_stats, copilot, monitor, monitor_md
+from fastchat.serve.monitor import basic_stats, monitor, monitor_md
 from fastchat.serve.monitor.monitor import MonitorSettings, Renewed, leaderboard_source
 from fastchat.store.arena import ArenaStore
 from fastchat.store.database import Database
@@ -130,7 +130,7 @@ def test_markdown_has_the_published_columns(
     [
         ({"update_interval": 0}, "--update-interval 0"),
         ({"concurrency_count": 0}, "--concurrency-count 0"),
-        ({"copilot_arena_leaderboard_url": "file:///etc/passwd"}, "no http address"),
+        ({"copilot_url": "file:///etc/passwd"}, "no http address"),
         ({"database_url": "x.db", "exclude_model_names": ("m",)}, "--exclude-model-names is of"),
         ({"elo_results_file": Path("r"), "ban_ip_file": Path("b")}, "--ban-ip-file is of"),
     ],
@@ -162,36 +162,6 @@ def test_statistics_come_from_logs_or_the_store(
     assert text in said and len(chart.data) == 2
     text, chart = monitor._statistics(MonitorSettings(log_root=tmp_path / "none"))()
     assert text == "There are no logs yet." and chart is None
-
-
-@pytest.mark.parametrize(
-    "data",
-    [
-        b'[{"Model": "<b>x</b>", "Arena Score": 1000.125}, {"Model": "y", "Votes": null}]',
-        b'{"updated": "x", "elo_data": [{"Model": "<b>x</b>", "Arena Score": 1000.125}]}',
-    ],
-)
-def test_the_board_of_the_copilot_arena_is_a_table(data: bytes) -> None:
-    table = copilot.table_of(data)
-    assert "<td>&lt;b&gt;x&lt;/b&gt;</td><td>1000.12</td>" in table
-    assert "<b>" not in table and '<th scope="col">Arena Score</th>' in table
-
-
-@pytest.mark.parametrize(
-    "data", [b"", b"[]", b"{}", b"3", b'["x"]', b"<html>", b'{"a": [1]}', b"\xff"]
-)
-def test_what_is_no_board_is_not_shown(data: bytes) -> None:
-    with pytest.raises(DataError):
-        copilot.table_of(data)
-
-
-def test_a_board_that_cannot_be_had_is_a_sentence(monkeypatch: pytest.MonkeyPatch) -> None:
-    with served(b'[{"Model": "x"}]') as url:
-        assert "<td>x</td>" in copilot.copilot_html(url)
-        assert copilot.UNAVAILABLE in copilot.copilot_html(f"{url}/missing")
-        monkeypatch.setattr(copilot, "MOST_BYTES", 5)
-        assert copilot.UNAVAILABLE in copilot.copilot_html(url)
-    assert copilot.UNAVAILABLE in copilot.copilot_html(url)
 
 
 @contextmanager
@@ -269,12 +239,12 @@ def test_the_page_in_a_browser(tmp_path: Path) -> None:
                     page.get_by_role("tab", name=name).click()
                 expect(page.locator("table.full td:visible", has_text="Model A")).to_be_visible()
                 expect(page.locator("table.full td:visible", has_text="44.4")).to_be_visible()
+                page.get_by_role("tab", name="Copilot Arena").click()
+                expect(page.get_by_role("cell", name="1010.50")).to_be_visible(timeout=30_000)
                 page.get_by_role("tab", name="Basic stats").click()
                 expect(page.get_by_text("rightvote").first).to_be_visible(timeout=30_000)
                 chart = page.get_by_text("Chats and votes a day (UTC)")
                 expect(chart).to_be_visible(timeout=30_000)
-                page.get_by_role("tab", name="Copilot Arena").click()
-                expect(page.get_by_role("cell", name="1010.50")).to_be_visible(timeout=30_000)
                 assert failures == []
                 browser.close()
         finally:
