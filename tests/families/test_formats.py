@@ -31,7 +31,7 @@ def test_a_family_names_a_format_where_no_template_tells_one() -> None:
     assert reasoning_format("think", "") == reasoning_formats()["think"]
     assert reasoning_format(None, "plain") is None
     assert reasoning_format(None, "...[/THINK]") == reasoning_formats()["bracket-think"]
-    with pytest.raises(DataError, match="there is no format 'other'; known are .*hermes"):
+    with pytest.raises(DataError, match=r"there is no format 'other'; known are .*hermes"):
         tool_format("other", "")
 
 
