@@ -106,7 +106,7 @@ class Gateway:
         """Begins to follow the table and to watch time limits."""
         if self.access.stored is not None:
             await self.access.stored.start()
-        self.roster.start()
+        await self.roster.start()
         self._sweeping = asyncio.create_task(self.forwarder.sweep())
         await self.doors.start()
 

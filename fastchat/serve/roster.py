@@ -9,6 +9,7 @@ import asyncio
 import logging
 import time
 from collections.abc import Collection, Sequence
+from contextlib import suppress
 
 from fastchat.errors import FastChatError
 from fastchat.serve import probe
@@ -21,6 +22,8 @@ from fastchat.serve.watch import Follower
 log = logging.getLogger(__name__)
 
 CHECK_EVERY_S = 1.0
+FIRST_LOOK_S = 1.0
+"""How long a gateway that starts waits to hear whom it has, before it takes requests."""
 PROBE_TIMEOUT_S = 2.0
 REFRESH_EVERY_S = 30.0
 REMIND_EVERY_S = 90.0
@@ -59,6 +62,8 @@ class Roster:
         self._inherited: dict[str, float] = {}  # from a former controller; until when
         self._probes: dict[str, asyncio.Task[None]] = {}
         self._tasks: list[asyncio.Task[None]] = []
+        self._asked = asyncio.Event()
+        """Each endpoint given by hand has answered for the first time, or failed to."""
         self.has_table = bool(remotes) and not controller_url
         self.remotes = {remote.endpoint.name: remote for remote in remotes}
         for remote in remotes:
@@ -69,11 +74,16 @@ class Roster:
         """Whether the controller's stream is open, or none is wanted."""
         return not self._follower or self._follower.connected
 
-    def start(self) -> None:
-        """Begins to follow and to check."""
+    async def start(self) -> None:
+        """Begins to follow and to check; comes back after a first look, or without it in a while,
+        so that the first requests find the endpoints that are up."""
         self._tasks.append(asyncio.create_task(self._check()))
+        looks = [self._asked.wait()]
         if self._follower:
             self._tasks.append(asyncio.create_task(self._follower.run()))
+            looks.append(self._follower.asked.wait())
+        with suppress(TimeoutError):
+            await asyncio.wait_for(asyncio.gather(*looks), FIRST_LOOK_S)
 
     async def stop(self) -> None:
         """Ends what was started."""
@@ -161,6 +171,7 @@ class Roster:
                 self._end_inheritance(name)
             due = [url for url, at in self._static.items() if now >= at]
             await asyncio.gather(*(self._ask(url) for url in due))
+            self._asked.set()
             self.origins.close_idle(now, {e.name for e in self.router.endpoints()})
             for remote in self.remotes.values():
                 remote.origin.close_idle(now)

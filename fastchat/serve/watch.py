@@ -101,6 +101,8 @@ class Follower:
     ) -> None:
         self.url = url
         self.connected = False
+        self.asked = asyncio.Event()
+        """The controller has answered for the first time, or failed to."""
         self._origin = Origin(url, connect_timeout_s=2.0)
         self._on_snapshot = on_snapshot
         self._on_change = on_change
@@ -114,6 +116,7 @@ class Follower:
                 await self._follow()
             except FastChatError as error:
                 reason = error.message
+            self.asked.set()
             if self.connected:
                 failures = 0
                 log.warning("controller lost, going on with the last table: %s", reason)
@@ -155,6 +158,7 @@ class Follower:
                     table = {listing.endpoint.name: listing for listing in listings}
                     self._on_snapshot(table, event["controller_id"], float(event["expiry_s"]))
                     self.connected = True
+                    self.asked.set()
                 case "set":
                     listing = _listing(event["worker"])
                     self._on_change(Change(name=listing.endpoint.name, listing=listing))

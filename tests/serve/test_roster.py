@@ -1,5 +1,6 @@
 import asyncio
 import contextlib
+import socket
 from collections.abc import AsyncIterator
 
 import pytest
@@ -25,7 +26,7 @@ def table(*listings: Listing) -> dict[str, Listing]:
 
 @contextlib.asynccontextmanager
 async def running(roster: Roster) -> AsyncIterator[Roster]:
-    roster.start()
+    await roster.start()
     try:
         yield roster
     finally:
@@ -66,6 +67,7 @@ async def test_what_a_new_controller_never_hears_of_is_forgotten() -> None:
         await until(lambda: names(roster) == ["http://b:1"])
 
 
+@pytest.mark.slow
 async def test_what_was_registered_by_hand_stays_while_it_answers(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
@@ -96,6 +98,7 @@ def test_a_listing_that_only_reports_load_does_not_excuse_a_failure() -> None:
     assert roster.router.models() == ["new"]
 
 
+@pytest.mark.slow
 async def test_a_failed_endpoint_is_asked_until_it_answers(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
@@ -112,6 +115,28 @@ async def test_a_failed_endpoint_is_asked_until_it_answers(
             await until(lambda: not roster.router.has_failed(endpoint.url))
 
 
+async def test_who_is_up_is_known_when_the_gateway_has_started() -> None:
+    settings = ControllerSettings(host="127.0.0.1")
+    async with FakeEndpoint("m") as by_hand, FakeEndpoint("n") as registered:
+        app = create_app(settings)
+        async with serving(app) as url:
+            body = {"worker_name": registered.url, "check_heart_beat": False}
+            await app.state.controller.registry.register(body, peer=None, local=None)
+            async with running(Roster(url, [by_hand.url])) as roster:
+                assert sorted(roster.router.models()) == ["m", "n"]
+
+
+async def test_one_that_hangs_does_not_keep_a_gateway_from_starting(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("fastchat.serve.roster.FIRST_LOOK_S", 0.05)
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        url = f"http://127.0.0.1:{silent.getsockname()[1]}"
+        async with running(Roster(url, [url])) as roster:
+            assert roster.router.models() == []
+
+
+@pytest.mark.slow
 async def test_an_endpoint_given_by_hand_is_found_when_it_starts_and_followed() -> None:
     async with FakeEndpoint("m") as endpoint:
         await endpoint.close()
@@ -122,6 +147,7 @@ async def test_an_endpoint_given_by_hand_is_found_when_it_starts_and_followed() 
             await until(lambda: roster.router.models() == ["m"])
 
 
+@pytest.mark.slow
 async def test_a_controller_is_followed_through_its_death(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(watch, "RETRY_S", (0.05,))
     async with FakeEndpoint("m") as endpoint:
