@@ -21,8 +21,9 @@ test: .venv/.dev
 check: .venv/.dev
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
-	$(BIN)/pyright
-	$(BIN)/python -m pytest -n $(JOBS) --dist loadgroup -m "not slow" $(TEST_FLAGS)
+	$(BIN)/pyright & types=$$!; \
+	$(BIN)/python -m pytest -n $(JOBS) --dist loadgroup -m "not slow" $(TEST_FLAGS); tests=$$?; \
+	wait $$types && exit $$tests
 
 bench: .venv/.dev
 	$(BIN)/python benchmarks/run.py $(BENCH_FLAGS)

@@ -127,6 +127,7 @@ def imports_at_load(path: Path) -> list[str]:
     return found
 
 
+@pytest.mark.slow
 def test_every_module_imports_only_from_layers_below_it(root: Path) -> None:
     wrong: list[str] = []
     for path in modules(root):

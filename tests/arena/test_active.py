@@ -86,6 +86,7 @@ def test_pairs_that_may_not_meet_are_not_chosen() -> None:
     assert [chooser.next(allowed=allowed) for _ in range(3)] == [(3, 6)] * 3
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("spread", [0.7, 1.7])
 def test_pairs_chosen_one_by_one_are_shared_as_well_as_can_be(spread: float) -> None:
     """The equivalence theorem: at the best shares no pair's slope is above their mean slope.

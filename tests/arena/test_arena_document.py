@@ -27,6 +27,7 @@ def commands(root: Path) -> list[tuple[str, list[str]]]:
     return [(name, shlex.split(flags.replace("\\\n", " "))) for name, flags in found]
 
 
+@pytest.mark.slow
 def test_the_commands_of_the_document_parse(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def run_command(cls: type, body: object, argv: list[str], *, prog: str) -> int:
         assert prog.endswith(name), "the help page must print the command as it is typed"

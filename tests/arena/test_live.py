@@ -141,6 +141,7 @@ def test_battles_about_pictures_have_a_board_from_their_first_vote_on() -> None:
     assert found["vision"].n_votes == 1 and found["full"].n_votes == 51
 
 
+@pytest.mark.slow
 def test_the_store_is_followed(database_url: str) -> None:
     database = Database(database_url)
     store = ArenaStore(database)

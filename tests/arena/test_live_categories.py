@@ -50,6 +50,7 @@ class Clock:
         return self.time
 
 
+@pytest.mark.slow
 def test_categories_and_style_follow_the_store(store: ArenaStore) -> None:
     store.record([vote(str(i), "leftvote" if i % 3 else "rightvote") for i in range(12)])
     store.record([vote("g", asked=GERMAN), vote("n", kind="named")])

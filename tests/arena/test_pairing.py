@@ -195,6 +195,7 @@ def drawn_by_telling(rules: Rules, resting: Sequence[str] = ()) -> Counter[tuple
     return Counter(pair for pair in pairs if pair is not None)
 
 
+@pytest.mark.slow
 def test_pairs_are_drawn_by_what_they_tell_in_their_part_of_the_battles() -> None:
     even, half, all_of_them = (
         share(drawn_by_telling(Rules(active=part)), "d") for part in (0.0, 0.5, 1.0)
@@ -204,6 +205,7 @@ def test_pairs_are_drawn_by_what_they_tell_in_their_part_of_the_battles() -> Non
     assert within(half, (1 / 2 + 3 / 3.03) / 2)
 
 
+@pytest.mark.slow
 def test_rules_hold_where_pairs_are_drawn_by_what_they_tell() -> None:
     rested = drawn_by_telling(Rules(active=1.0), resting=["d"])
     assert not share(rested, "d")

@@ -68,6 +68,7 @@ def ratings(folder: Path) -> dict[str, dict[str, str]]:
         return {row["model"]: row for row in csv.DictReader(file)}
 
 
+@pytest.mark.slow
 def test_a_new_model_gets_a_position_with_an_interval(
     fake: FakeJudge, questions: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -84,6 +85,7 @@ def test_a_new_model_gets_a_position_with_an_interval(
     assert len(pairs) == 120  # both orders
 
 
+@pytest.mark.slow
 def test_votes_are_a_judges_and_never_on_peoples_boards(
     fake: FakeJudge, questions: Path, tmp_path: Path, database_url: str
 ) -> None:
@@ -177,6 +179,7 @@ def test_an_endpoint_that_dies_ends_the_run_and_votes_stay(
     assert f"votes of rule-longer: {n} now" in captured.out and 8 <= n <= 16
 
 
+@pytest.mark.slow
 def test_verdicts_of_nonsense_are_counted_and_the_others_vote(
     fake: FakeJudge, questions: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -196,6 +199,7 @@ def test_verdicts_of_nonsense_are_counted_and_the_others_vote(
     assert found and sum(map(int, found)) == 40 - n_votes > 0
 
 
+@pytest.mark.slow
 def test_a_judge_that_cannot_be_reached_is_told_and_nothing_is_lost(
     fake: FakeJudge, questions: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

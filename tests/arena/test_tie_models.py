@@ -196,6 +196,7 @@ def test_nobody_and_one_lone_pair(model: TieModel) -> None:
     assert found.tie is not None and found.tie.value == pytest.approx(wanted)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("model", MODELS)
 def test_bootstrap_intervals_agree_with_the_sandwich(model: TieModel) -> None:
     counts = fold(drawn(model, 5000, 5, 1.6, seed=5)[0])

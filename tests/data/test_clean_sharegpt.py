@@ -231,6 +231,7 @@ def test_strict_stops_with_status_2_and_names_the_record(
     assert "in.json[1] (id b): conversations is not a list" in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_records_can_flow_through_standard_streams(tmp_path: Path, talk: Talk) -> None:
     given = "\n".join(json.dumps(talk(str(i), f"{QUESTION} {i}", ANSWER)) for i in range(3))
     done = subprocess.run(

@@ -141,6 +141,7 @@ def test_several_paths_and_patterns_are_read_in_order(tmp_path: Path, talk: Talk
         values(tmp_path / "none*")
 
 
+@pytest.mark.slow
 def test_standard_input_is_read_in_every_container(tmp_path: Path, talk: Talk) -> None:
     given = [talk(str(i), "x", "y") for i in range(3)]
     code = "from fastchat.data.files import read_values; print([x.value for x in read_values('-')])"
@@ -222,6 +223,7 @@ def test_an_error_while_writing_leaves_what_stood_there(tmp_path: Path) -> None:
     assert path.read_text() == "before" and len(list(tmp_path.iterdir())) == 1
 
 
+@pytest.mark.slow
 def test_a_full_disk_leaves_no_file_under_the_final_name(tmp_path: Path) -> None:
     code = """
 import resource, sys

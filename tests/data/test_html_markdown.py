@@ -160,6 +160,7 @@ def test_what_a_human_typed_is_text(text: str, is_wrapped: bool) -> None:
     assert is_wrapped_by_page(text) is is_wrapped
 
 
+@pytest.mark.slow
 def test_broken_markup_is_rejected_and_deep_nesting_ends() -> None:
     for html in ("<p>a</p><![broken[ x", "<div>" * 3_000 + "x", "<div>" * 999_999 + "x"):
         with pytest.raises(RejectedMarkup):

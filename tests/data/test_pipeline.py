@@ -31,6 +31,7 @@ def settings(folder: Path, **fields: Any) -> PipelineSettings:
     return PipelineSettings(**fields)
 
 
+@pytest.mark.slow
 def test_every_record_is_accounted_for_and_the_workers_do_not_matter(
     tmp_path: Path, talk: Talk
 ) -> None:
@@ -80,6 +81,7 @@ def test_begin_and_end_are_those_of_slices(
     assert json.loads((tmp_path / "out.json").read_text("utf-8")) == given[begin:end]
 
 
+@pytest.mark.slow
 def test_shards_part_the_records(tmp_path: Path, talk: Talk) -> None:
     given = write(tmp_path / "in.json", talk)
     for i in range(3):
@@ -118,6 +120,7 @@ def test_a_file_without_a_single_record_is_an_error(tmp_path: Path) -> None:
     assert run(settings(tmp_path), []).kept == 0
 
 
+@pytest.mark.slow
 def test_errors_of_workers_reach_the_caller(tmp_path: Path, talk: Talk) -> None:
     write(tmp_path / "in.json", talk)
     for workers in (1, 2):
@@ -215,6 +218,7 @@ def test_a_killed_run_goes_on_to_the_same_bytes(
     assert not list(tmp_path.glob("*.part*"))
 
 
+@pytest.mark.slow
 def test_an_unfinished_run_with_other_settings_is_not_taken_up(
     tmp_path: Path, talk: Talk, monkeypatch: pytest.MonkeyPatch
 ) -> None:

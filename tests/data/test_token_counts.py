@@ -43,6 +43,7 @@ def test_a_text_has_as_many_tokens_by_words(tokenizer: Tokenizer, text: str) -> 
     assert counter._by_words([text], "</s>") == [whole(tokenizer, "</s>" + text) - 1]
 
 
+@pytest.mark.slow
 @settings(max_examples=200, deadline=None)
 @given(text=st.text(alphabet=st.sampled_from("ab .,;\n\t\r12 é界'(){}\u00a0"), max_size=60))
 def test_any_text_has_as_many_tokens_by_words(text: str) -> None:

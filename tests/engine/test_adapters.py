@@ -342,6 +342,7 @@ def greedy_by_peft(base: Path, adapter: Path | None, ids: list[int], n: int = 12
     return found
 
 
+@pytest.mark.slow
 async def test_requests_of_adapters_share_steps_and_no_prefixes(
     llama: Path, adapters: dict[str, Path]
 ) -> None:
@@ -420,6 +421,7 @@ def with_kv_heads(folder: Path, target: Path, n: int) -> Path:
     return target
 
 
+@pytest.mark.slow
 async def test_adapters_come_and_go_while_others_answer(
     llama: Path, adapters: dict[str, Path]
 ) -> None:

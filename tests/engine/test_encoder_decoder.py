@@ -119,6 +119,7 @@ def text_of(chunks: Sequence[Chunk]) -> str:
     return "".join(chunk.text for chunk in chunks)
 
 
+@pytest.mark.slow
 async def test_greedy_answers_of_a_batch_are_those_of_transformers(
     engine: Engine, model: Any
 ) -> None:
@@ -193,6 +194,7 @@ async def test_a_stop_string_ends_the_text_before_it(engine: Engine) -> None:
     assert chunks[-1].finish_reason == "stop" and len(chunks) > 1
 
 
+@pytest.mark.slow
 async def test_prompt_and_answer_have_the_whole_context_each(engine: Engine, model: Any) -> None:
     full = tuple(3 + i % 200 for i in range(CONTEXT))
     chunks = await collected(engine, prompt=full, max_tokens=CONTEXT, ignore_eos=True)

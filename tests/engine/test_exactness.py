@@ -66,6 +66,7 @@ QUICK = ("llama", "gemma2", "gpt_oss")
 """Together they use every path of the attention function."""
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("architecture", "is_filled"),
     [(a, False) if a in QUICK else pytest.param(a, False, marks=pytest.mark.slow) for a in SLOTS]

@@ -74,6 +74,7 @@ async def answer(engine: Engine, wanted: GenerationRequest) -> tuple[str, str]:
     return (await answers(engine, wanted))[0]
 
 
+@pytest.mark.slow
 async def test_random_weights_write_what_each_schema_demands(engine: Engine) -> None:
     for model in SCHEMAS:
         text, reason = await answer(engine, asked(schema(model)))

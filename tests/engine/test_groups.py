@@ -336,6 +336,7 @@ async def test_a_failed_step_ends_its_requests_and_no_others(
     assert ids_of(second[0]) == generate(llama, (5, 6, 7))
 
 
+@pytest.mark.slow
 async def test_a_group_keeps_to_the_budget_of_tokens(llama: LoadedModel) -> None:
     async with open_engine(llama, max_cached_tokens=128) as engine:
         peak = 0

@@ -56,6 +56,7 @@ CUTS = [
 ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("params", CUTS, ids=str)
 @pytest.mark.parametrize(
     "width",
@@ -77,6 +78,7 @@ def test_draws_follow_the_distribution_that_sorting_gives(
     assert spread < freedom + 5 * math.sqrt(2 * freedom)
 
 
+@pytest.mark.slow
 @settings(max_examples=200, deadline=None)
 @given(
     seed=st.integers(0, 10_000),

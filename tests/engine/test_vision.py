@@ -142,6 +142,7 @@ def prompt(kind: str, *parts: str | Any) -> str:
     return f"<s>user: {between.join(pieces)}\nassistant:"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "kind", [k if k == "llava" else pytest.param(k, marks=pytest.mark.slow) for k in KINDS]
 )
@@ -219,6 +220,7 @@ async def test_a_picture_is_seen_once(
         assert n_seen == 3
 
 
+@pytest.mark.slow
 async def test_adapters_change_the_text_part_of_a_model_that_sees(
     folder_of: Callable[[str], Path], tmp_path: Path
 ) -> None:
@@ -335,6 +337,7 @@ def test_a_picture_that_is_seen_whole_is_never_cut() -> None:
     assert (work.start, work.n_tokens) == (5, 25)
 
 
+@pytest.mark.slow
 async def test_pictures_that_are_seen_whole_are_reused_and_told_apart(
     folder_of: Callable[[str], Path],
 ) -> None:

@@ -115,6 +115,7 @@ def test_the_shipped_model_answers(here: Path) -> None:
     assert row["model_id"] == "vicuna-tiny" and row["text"]
 
 
+@pytest.mark.slow
 def test_each_category_has_its_reviewer_and_both_orders_are_kept(answered: FakeJudge) -> None:
     answered.rule = lambda body: "8 6.5\nAssistant 1 is better."
     assert review(answered, "--both-orders") == 0
@@ -133,6 +134,7 @@ def test_each_category_has_its_reviewer_and_both_orders_are_kept(answered: FakeJ
     assert body["temperature"] == 0.2 and body["max_tokens"] == 1024 and body["model"] == "gpt-4"
 
 
+@pytest.mark.slow
 def test_a_second_run_asks_only_what_is_missing(answered: FakeJudge, capsys: Any) -> None:
     answered.rule = lambda body: (
         "Hard to say." if "Panama" in body["messages"][-1]["content"] else "5 5\nx"
@@ -146,6 +148,7 @@ def test_a_second_run_asks_only_what_is_missing(answered: FakeJudge, capsys: Any
     assert [r["score"] for r in rows_of(Path("r.jsonl")) if r["score"] != [5, 5]] == [[6, 4]]
 
 
+@pytest.mark.slow
 def test_missing_answers_are_told_and_the_rest_is_reviewed(
     answered: FakeJudge, capsys: Any
 ) -> None:
@@ -158,6 +161,7 @@ def test_missing_answers_are_told_and_the_rest_is_reviewed(
     assert eval_gpt_review.main(["-o", "r.jsonl"]) == 2
 
 
+@pytest.mark.slow
 def test_the_old_names_of_the_flags_are_understood(answered: FakeJudge) -> None:
     answered.rule = lambda body: "5 5"
     words = "-q table/question.jsonl --answer-list a.jsonl b.jsonl -p table/prompt.jsonl"

@@ -23,6 +23,7 @@ def study(rng: np.random.Generator, *, error: float, n: int = 100, n_rest: int =
     ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("error", [pytest.param(0.05, marks=pytest.mark.slow), 0.2, 0.45])
 def test_the_estimate_is_unbiased_and_its_interval_covers(error: float) -> None:
     rng = np.random.default_rng(11)

@@ -44,6 +44,7 @@ async def test_a_program_that_ends_before_its_tests_has_not_passed(program: str)
     assert not (await run_tests(program, "pass", SHORT)).passed
 
 
+@pytest.mark.slow
 async def test_time_memory_and_files_have_limits() -> None:
     late = await run_tests("while True: pass", "pass", Limits(seconds=1.0))
     assert not late.passed and late.reason in ("no end within 1 s", "ended early")

@@ -103,6 +103,7 @@ def test_files_come_from_the_hub_once(here: Path, hub: str) -> None:
     ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("offline", ["0", "1"])
 def test_without_a_network_it_says_what_to_do(here: Path, offline: str) -> None:
     done = fetch(here, "--base-url", "http://127.0.0.1:9", offline=offline)

@@ -19,6 +19,7 @@ def said_last(body: Any) -> str:
     return f"answer {len(body['messages'])} to {body['messages'][-1]['content'][:20]}"
 
 
+@pytest.mark.slow
 def test_turns_temperatures_and_concurrency(here: Path, fake: FakeJudge) -> None:
     fake.rule = said_last
     assert run(fake, "--parallel", "8", "--max-tokens", "77") == 0

@@ -38,6 +38,7 @@ def second_is_better(body) -> str:
     return "[[B]]" if is_pair(body) else "Rating: [[4]]"
 
 
+@pytest.mark.slow
 def test_grades_of_every_answer_in_the_published_file(two: Path, fake: FakeJudge) -> None:
     assert judge(fake, "--parallel", "8") == 0
     rows = rows_of(SINGLE)
@@ -67,6 +68,7 @@ def test_pairs_are_shown_in_both_orders(two: Path, fake: FakeJudge) -> None:
         assert row.g1_user_prompt != row.g2_user_prompt
 
 
+@pytest.mark.slow
 def test_a_second_run_asks_nothing_and_changes_nothing(two: Path, fake: FakeJudge) -> None:
     assert judge(fake, "--mode", "pairwise-all", "--parallel", "16") == 0
     before, n = PAIR.read_bytes(), len(fake.bodies)
@@ -91,6 +93,7 @@ def test_changed_answers_are_judged_again_and_others_not(two: Path, fake: FakeJu
     assert len(rows_of(SINGLE)) == 20
 
 
+@pytest.mark.slow
 def test_nonsense_is_asked_for_once_more_and_then_told(
     two: Path, fake: FakeJudge, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -135,6 +138,7 @@ def test_verdicts_by_schema_where_the_server_can(two: Path, fake: FakeJudge) -> 
     assert not any("response_format" in body for body in fake.bodies)
 
 
+@pytest.mark.slow
 def test_failures_are_listed_and_the_rest_is_kept(
     two: Path, fake: FakeJudge, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -182,6 +186,7 @@ def test_the_ceiling_keeps_what_there_is(two: Path, fake: FakeJudge, capsys) -> 
     assert len(rows_of(SINGLE)) == len(fake.bodies) == 6
 
 
+@pytest.mark.slow
 def test_what_lacks_is_counted_with_its_remedy(
     two: Path, fake: FakeJudge, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -247,6 +252,7 @@ def test_the_manifest_says_what_the_run_was_made_with(two: Path, fake: FakeJudge
     assert end["reported_models"] == ["rule-1"]
 
 
+@pytest.mark.slow
 def test_pairs_may_be_compared_by_grades(two: Path, fake: FakeJudge) -> None:
     grades = {
         "name": "pair-v2",
@@ -296,6 +302,7 @@ def test_after_kill_nine_nothing_that_was_answered_is_asked_again(
     assert len(rows.rows) == 160 and rows.report() == []
 
 
+@pytest.mark.slow
 def test_a_judge_may_run_in_this_process(two: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from fastchat.engine.echo import EchoEngine
 

@@ -49,6 +49,7 @@ def test_what_is_missing_is_not_there_and_breaks_nothing(here: Path) -> None:
     assert len(titles(shelf, "all")) == 80 and len(titles(shelf, "math")) == 10
 
 
+@pytest.mark.slow
 def test_views_name_games_grades_and_references(judged: Path) -> None:
     shelf = load_shelf(OWN)
     assert titles(shelf, "all")[0][0].startswith("201: Write a letter")
@@ -85,6 +86,7 @@ def test_every_turn_of_a_question_is_shown_and_no_more(here: Path) -> None:
     assert len(_view_of(shelf)(None, None, "m")) == len(shown)
 
 
+@pytest.mark.slow
 def test_grades_of_several_categories_are_drawn_for_each_judge(judged: Path) -> None:
     drawn: Any = list(score_figures(load_shelf(OWN)))
     assert [judge for judge, _ in drawn] == ["rule"]

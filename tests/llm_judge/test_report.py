@@ -31,6 +31,7 @@ def write(*flags: str, status: int = 0) -> None:
     assert report.main(words) == status
 
 
+@pytest.mark.slow
 def test_a_report_is_a_page_markdown_and_json_of_one_result(judged: Path) -> None:
     write()
     value = json.loads((FOLDER / "rule.json").read_text())
@@ -49,6 +50,7 @@ def test_a_report_is_a_page_markdown_and_json_of_one_result(judged: Path) -> Non
     )
 
 
+@pytest.mark.slow
 def test_the_report_can_be_small_and_of_chosen_models(judged: Path) -> None:
     write("--no-answers", "--model-list", "one", "--mode", "single", "--output", "r/small.html")
     value = json.loads(Path("r/small.json").read_text())
@@ -65,6 +67,7 @@ def test_what_is_not_there_is_said(here: Path, fake: FakeJudge, capsys: Any) -> 
     assert "ends in .html" in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_a_baseline_that_is_in_every_pair_is_taken_for_one(here: Path, fake: FakeJudge) -> None:
     answer("one")
     answer("gpt-3.5-turbo")

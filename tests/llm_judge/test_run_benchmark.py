@@ -86,6 +86,7 @@ def test_a_second_run_does_only_what_is_missing_or_changed(here: Path, fake: Fak
     assert len(fake.bodies) == 1
 
 
+@pytest.mark.slow
 def test_results_are_shown_reported_compared_and_browsed_as_any_other(
     here: Path, fake: FakeJudge, capsys: Any
 ) -> None:
@@ -124,6 +125,7 @@ def test_models_behind_a_server_are_told_the_system_message(
     assert run_benchmark.main([*words, "--allow-code-execution", "--force"]) == 2
 
 
+@pytest.mark.slow
 def test_a_judge_that_fails_leaves_the_rest(here: Path, fake: FakeJudge, capsys: Any) -> None:
     fake.rule = lambda body: (500, {})
     assert run(fake, "--max-tries", "2") == 1

@@ -88,6 +88,7 @@ async def said(client: openai.AsyncOpenAI, model: str) -> str:
     return reply.choices[0].message.content or ""
 
 
+@pytest.mark.slow
 async def test_adapters_are_models_that_come_and_go(worker: Worker) -> None:
     changes: list[list[str]] = []
     worker.on_change = lambda: changes.append(worker.status()["model_names"])
@@ -114,6 +115,7 @@ async def test_adapters_are_models_that_come_and_go(worker: Worker) -> None:
     assert worker.admission.limit == ENGINE.max_running
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("body", "param", "words"),
     [
@@ -150,6 +152,7 @@ async def test_what_cannot_be_loaded_is_a_400_that_names_the_field(
     assert list(worker.engines) == ["base", "one"]
 
 
+@pytest.mark.slow
 async def test_only_adapters_can_be_unloaded(worker: Worker) -> None:
     async with serving(worker.app) as url:
         for name in ("base", "nobody"):
@@ -158,6 +161,7 @@ async def test_only_adapters_can_be_unloaded(worker: Worker) -> None:
     assert "base" in worker.engines
 
 
+@pytest.mark.slow
 async def test_without_the_flag_nothing_is_loaded_or_unloaded(worker: Worker) -> None:
     closed = Worker(
         worker.engines, WorkerSettings(no_register=True), extra_routes=AdapterRoutes(None).routes
@@ -208,6 +212,7 @@ async def test_a_path_with_an_adapter_serves_it_over_its_base(base: Path, shelf:
     await engine.stop(0)
 
 
+@pytest.mark.slow
 async def test_a_shared_base_is_loaded_once_and_served_too(
     base: Path, shelf: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -31,6 +31,7 @@ BODIES: dict[str, dict[str, Any]] = {
 }
 
 
+@pytest.mark.slow
 async def test_an_alias_is_asked_on_every_route_and_the_endpoint_hears_the_model() -> None:
     async with FakeEndpoint("m", "n") as endpoint:
         gateway = Gateway(GatewaySettings(endpoint=(endpoint.url,), model_alias=ALIASES))
@@ -73,6 +74,7 @@ async def test_an_alias_is_asked_on_every_route_and_the_endpoint_hears_the_model
                 )
 
 
+@pytest.mark.slow
 async def test_an_alias_opens_nothing_that_a_key_may_not_ask(tmp_path: Path) -> None:
     url = str(tmp_path / "keys.db")
     database = Database(url)

@@ -86,6 +86,7 @@ async def test_the_published_routes_pass_bodies_on(kind: type[Shouter]) -> None:
     assert gate.get_queue_length() == 0
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", [Shouter, Whisperer])
 async def test_it_answers_the_openai_api(kind: type[Shouter]) -> None:
     gate = kind()
@@ -109,6 +110,7 @@ async def test_it_answers_the_openai_api(kind: type[Shouter]) -> None:
     assert gate.get_queue_length() == 0
 
 
+@pytest.mark.slow
 async def test_it_registers_once_or_for_good() -> None:
     calls: list[tuple[str, Any]] = []
 

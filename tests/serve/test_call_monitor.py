@@ -41,6 +41,7 @@ async def get(client: httpx2.AsyncClient, path: str, **query: Any) -> Any:
     return reply.json()
 
 
+@pytest.mark.slow
 async def test_the_published_routes_on_a_sample_log(tmp_path: Path) -> None:
     write(
         tmp_path,
@@ -101,6 +102,7 @@ def test_calls_are_forgotten_after_a_day(tmp_path: Path) -> None:
     assert not counts.calls and not counts.by_user
 
 
+@pytest.mark.slow
 async def test_limits_change_by_post_with_the_secret_only(tmp_path: Path) -> None:
     write(tmp_path, chat(-1, "m-a", "1"))
     app = monitor(tmp_path, admin_token="s").app()
@@ -123,6 +125,7 @@ async def test_limits_change_by_post_with_the_secret_only(tmp_path: Path) -> Non
         assert (await client.get("/get_model_call_stats?top_k=x")).status_code == 400
 
 
+@pytest.mark.slow
 async def test_the_page_hears_that_a_limit_of_one_call_is_reached(tmp_path: Path) -> None:
     write(tmp_path)
     app = monitor(tmp_path, Limits(user_daily={"m": 1})).app()

@@ -267,6 +267,7 @@ def run_cli(*flags: str, said: str) -> subprocess.CompletedProcess[str]:
     )
 
 
+@pytest.mark.slow
 def test_a_chat_through_a_pipe_ends_with_status_0() -> None:
     done = run_cli(said="hi there\n!!exit\n")
     assert (done.returncode, done.stderr) == (0, "")
@@ -296,6 +297,7 @@ def test_several_lines_are_one_message_in_multiline() -> None:
     assert "Assistant: one\n\ntwo\n" in done.stdout
 
 
+@pytest.mark.slow
 def test_the_rich_style_writes_markdown_through_a_pipe() -> None:
     done = run_cli("--style", "rich", said="some **bold** words\n!!exit\n")
     assert done.returncode == 0
@@ -319,6 +321,7 @@ def test_bytes_that_are_no_text_do_not_end_the_chat() -> None:
     assert "Assistant: a\ufffdb".encode() in done.stdout
 
 
+@pytest.mark.slow
 def test_ctrl_c_stops_the_answer_and_not_the_chat() -> None:
     command = [sys.executable, "-m", "fastchat.serve.cli", "--model-path", "echo:delay_ms=100"]
     with subprocess.Popen(

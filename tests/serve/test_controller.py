@@ -49,6 +49,7 @@ async def controlling(**fields: Any) -> AsyncIterator[Client]:
         yield Client(url, app.state.controller, session)
 
 
+@pytest.mark.slow
 async def test_a_worker_registers_is_offered_and_leaves() -> None:
     async with controlling() as client:
         assert await client.register("http://localhost:21002/", "a", "b") == (200, None)
@@ -66,12 +67,14 @@ async def test_a_worker_registers_is_offered_and_leaves() -> None:
         assert (await client.post("/receive_heart_beat", beat))[1]["exist"] is False
 
 
+@pytest.mark.slow
 async def test_an_unserved_model_has_the_empty_address() -> None:
     async with controlling() as client:
         reply = await client.post("/get_worker_address", {"model": "none"})
         assert reply == (200, {"address": ""})
 
 
+@pytest.mark.slow
 async def test_details_come_when_asked_for() -> None:
     async with controlling() as client:
         info = {"context_length": 4096, "max_running": 4}
@@ -82,6 +85,7 @@ async def test_details_come_when_asked_for() -> None:
         assert (await client.post("/list_language_models"))[1] == {"models": []}
 
 
+@pytest.mark.slow
 async def test_addresses_alternate_between_beats() -> None:
     async with controlling() as client:
         for port in (21002, 21003):
@@ -90,6 +94,7 @@ async def test_addresses_alternate_between_beats() -> None:
         assert [reply[1]["address"][-1] for reply in replies] == ["2", "3", "2", "3"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "body",
     [
@@ -109,6 +114,7 @@ async def test_malformed_bodies_are_refused_with_a_reason(path: str, body: bytes
         await expect_refusal(client, path, body)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "fields",
     [
@@ -127,6 +133,7 @@ async def test_impossible_registrations_are_refused(fields: dict[str, Any]) -> N
         await expect_refusal(client, "/register_worker", body | fields)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("fields", [{}, {"queue_length": -1}, {"queue_length": "many"}])
 async def test_impossible_heart_beats_are_refused(fields: dict[str, Any]) -> None:
     async with controlling() as client:
@@ -143,6 +150,7 @@ async def expect_refusal(client: Client, path: str, body: Any) -> None:
     assert await client.models() == []
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("path", ["/get_worker_address", "/worker_generate_stream"])
 @pytest.mark.parametrize("body", [b"", b"[]", b"{}", b'{"model":3}'])
 async def test_a_question_without_a_model_is_refused(path: str, body: bytes) -> None:
@@ -150,6 +158,7 @@ async def test_a_question_without_a_model_is_refused(path: str, body: bytes) -> 
         assert (await client.post(path, body))[0] == 422
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "name",
     [
@@ -173,6 +182,7 @@ async def test_addresses_that_may_not_be_used_are_refused(name: str, with_status
         assert await client.models() == []
 
 
+@pytest.mark.slow
 async def test_a_registration_without_status_asks_the_endpoint() -> None:
     async with controlling() as client, FakeEndpoint("x", "y") as endpoint:
         body = {"worker_name": endpoint.url, "check_heart_beat": False}
@@ -185,6 +195,7 @@ async def test_a_registration_without_status_asks_the_endpoint() -> None:
         assert await client.models() == ["alias"]
 
 
+@pytest.mark.slow
 async def test_a_registration_of_nobody_is_refused() -> None:
     async with controlling() as client, FakeEndpoint("x") as endpoint:
         await endpoint.close()
@@ -195,6 +206,7 @@ async def test_a_registration_of_nobody_is_refused() -> None:
         await endpoint.listen()
 
 
+@pytest.mark.slow
 async def test_a_token_guards_what_changes_the_table() -> None:
     async with controlling(worker_token="s3cret") as client, FakeEndpoint("x") as endpoint:
         guarded = {
@@ -214,6 +226,7 @@ async def test_a_token_guards_what_changes_the_table() -> None:
             assert (await client.post(path, body, authorization="Bearer s3cret"))[0] == 200
 
 
+@pytest.mark.slow
 async def test_a_refresh_drops_the_dead_and_keeps_the_table_meanwhile() -> None:
     async with controlling() as client, FakeEndpoint("live") as live, FakeEndpoint("h") as hung:
         hung.mode = "hung"
@@ -229,6 +242,7 @@ async def test_a_refresh_drops_the_dead_and_keeps_the_table_meanwhile() -> None:
         assert await client.models() == ["live"]
 
 
+@pytest.mark.slow
 async def test_its_own_status_is_the_sum_of_its_workers() -> None:
     async with controlling() as outer, controlling() as inner, FakeEndpoint("a", "b") as endpoint:
         await inner.register(endpoint.url)
@@ -240,6 +254,7 @@ async def test_its_own_status_is_the_sum_of_its_workers() -> None:
         assert await outer.models() == ["a", "b"]
 
 
+@pytest.mark.slow
 async def test_a_silent_worker_is_dropped_after_the_expiry() -> None:
     async with controlling(heart_beat_expiration=0.3) as client:
         await client.register("http://localhost:21002")
@@ -248,6 +263,7 @@ async def test_a_silent_worker_is_dropped_after_the_expiry() -> None:
         assert await client.models() == []
 
 
+@pytest.mark.slow
 async def test_a_probed_endpoint_goes_and_comes_back(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(registry, "PROBE_EVERY_S", 0.05)
     async with controlling() as client, FakeEndpoint("x") as endpoint:
@@ -262,6 +278,7 @@ async def test_a_probed_endpoint_goes_and_comes_back(monkeypatch: pytest.MonkeyP
         await until(lambda: router.models() == ["new", "x"])
 
 
+@pytest.mark.slow
 async def test_a_worker_that_fell_silent_is_asked_and_ranks_last(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
@@ -283,6 +300,7 @@ async def read_event(stream: aiohttp.StreamReader) -> dict[str, Any]:
             return event
 
 
+@pytest.mark.slow
 async def test_the_watch_stream_tells_everything_and_then_what_changes() -> None:
     async with controlling() as client:
         await client.register("http://localhost:21002")
@@ -320,6 +338,7 @@ async def test_dead_workers_slow_nobody_down() -> None:
         assert await refresh == (200, None)
 
 
+@pytest.mark.slow
 async def test_the_proxy_passes_a_workers_bytes_or_one_error_chunk() -> None:
     async with controlling() as client, FakeEndpoint("m") as endpoint:
         missing = await _proxy(client, {"model": "m", "prompt": "x"})
@@ -342,6 +361,7 @@ async def _proxy(client: Client, body: dict[str, Any]) -> bytes:
         return await reply.read()
 
 
+@pytest.mark.slow
 async def test_leaving_the_proxy_closes_the_workers_connection() -> None:
     async with controlling() as client, FakeEndpoint("m") as endpoint:
         await client.register(endpoint.url)
@@ -353,6 +373,7 @@ async def test_leaving_the_proxy_closes_the_workers_connection() -> None:
         await until(lambda: client.controller.router.load(endpoint.url) == 0)
 
 
+@pytest.mark.slow
 async def test_how_it_is_can_be_asked() -> None:
     async with controlling() as client:
         await client.register("http://localhost:21002")
@@ -362,6 +383,7 @@ async def test_how_it_is_can_be_asked() -> None:
         assert "fastchat_controller_endpoints 1\n" in (await client.get("/metrics"))[1]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("path", "status"), [("/nothing", 404), ("/health", 405)])
 async def test_unknown_routes_and_methods_answer_in_json(path: str, status: int) -> None:
     async with controlling() as client:

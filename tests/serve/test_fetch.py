@@ -106,6 +106,7 @@ def test_only_addresses_of_the_open_network_are_public(address: str, public: boo
     assert is_public(ipaddress.ip_address(address)) is public
 
 
+@pytest.mark.slow
 async def test_a_picture_is_fetched_through_a_redirect() -> None:
     site = Site()
     async with serving(site.app) as url, fetching(is_allowed=anyone) as fetcher:
@@ -114,6 +115,7 @@ async def test_a_picture_is_fetched_through_a_redirect() -> None:
     assert site.n_asked == 2
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "host",
     [
@@ -138,6 +140,7 @@ async def test_this_machine_is_not_asked_by_any_of_its_names(host: str) -> None:
     assert site.n_asked == 0
 
 
+@pytest.mark.slow
 async def test_a_public_name_of_a_private_address_is_not_connected_to(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
@@ -155,6 +158,7 @@ async def test_a_public_name_of_a_private_address_is_not_connected_to(
     assert site.n_asked == 0
 
 
+@pytest.mark.slow
 async def test_redirects_are_checked_like_first_addresses() -> None:
     site, hidden = Site(), Site()
     async with serving(site.app) as url, serving(hidden.app) as behind:
@@ -204,6 +208,7 @@ async def test_addresses_that_are_not_plain_are_refused(url: str) -> None:
             await fetcher.data_url(url)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("path", "words"),
     [
@@ -219,6 +224,7 @@ async def test_what_is_no_picture_or_too_large_is_refused(path: str, words: str)
             await fetcher.data_url(f"{url}/{path}")
 
 
+@pytest.mark.slow
 async def test_a_host_that_does_not_answer_is_given_up() -> None:
     site = Site()
     async with serving(site.app) as url, fetching(is_allowed=anyone, timeout_s=0.05) as fetcher:
@@ -232,6 +238,7 @@ def request_with(*urls: str) -> GenerationRequest:
     return GenerationRequest(request_id="r", messages=(said,))
 
 
+@pytest.mark.slow
 async def test_remote_pictures_of_a_request_become_data() -> None:
     site = Site()
     async with serving(site.app) as url, fetching(is_allowed=anyone) as fetcher:

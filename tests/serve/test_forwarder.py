@@ -22,6 +22,7 @@ ROUTES = {
 }
 
 
+@pytest.mark.slow
 async def test_a_client_with_the_right_key_is_not_told_that_it_is_wrong(
     caplog: pytest.LogCaptureFixture,
 ) -> None:

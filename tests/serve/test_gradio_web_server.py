@@ -146,6 +146,7 @@ def test_the_command_serves_the_page_and_ends_at_once(root: Path) -> None:
         process.stderr.close()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("tunnel", ["opens", "fails", "hangs"])
 def test_a_shared_page_is_served_whatever_becomes_of_its_tunnel(
     tunnel: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture

@@ -40,6 +40,7 @@ def url(database_url: str, monkeypatch: pytest.MonkeyPatch) -> str:
     return database_url
 
 
+@pytest.mark.slow
 def test_a_key_is_printed_once(url: str, capsys: pytest.CaptureFixture[str]) -> None:
     status, out, err = run(capsys, "create", "--name", "data team", "--models", "vicuna-*,m")
     text = out.strip()
@@ -70,6 +71,7 @@ def test_limits_are_set_changed_and_taken_away(
     assert run_json(capsys, "show", "y")["today"] == {"requests": 0, "tokens": 0}
 
 
+@pytest.mark.slow
 def test_a_revoked_key_is_listed_only_among_all(
     url: str, capsys: pytest.CaptureFixture[str]
 ) -> None:

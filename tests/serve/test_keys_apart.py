@@ -10,6 +10,7 @@ from typing import Any
 
 import aiohttp
 import openai
+import pytest
 from fake_endpoint import FakeEndpoint
 from live import serving, until
 
@@ -125,6 +126,7 @@ async def made_by(url: str, key: str, endpoint: FakeEndpoint) -> dict[str, str]:
     }
 
 
+@pytest.mark.slow
 async def test_the_objects_of_another_key_are_as_if_they_were_not(database_url: str) -> None:
     async with site(database_url) as (url, keys, endpoint), aiohttp.ClientSession() as session:
         mine, other = (keys.create(name, now=time.time())[1] for name in ("same", "same"))
@@ -160,6 +162,7 @@ async def test_ids_cannot_be_guessed(database_url: str) -> None:
         assert not {*ids.values()} & {*again.values()}
 
 
+@pytest.mark.slow
 async def test_limits_use_and_models_are_each_keys_own(database_url: str) -> None:
     async with site(database_url) as (url, keys, _), aiohttp.ClientSession() as session:
         few = Limits(requests_per_minute=2, tokens_per_day=100)
@@ -194,6 +197,7 @@ async def test_limits_use_and_models_are_each_keys_own(database_url: str) -> Non
         database.close()
 
 
+@pytest.mark.slow
 async def test_a_new_key_of_an_old_name_inherits_nothing(database_url: str) -> None:
     async with site(database_url) as (url, keys, endpoint), aiohttp.ClientSession() as session:
         old, text = keys.create("team", now=time.time())

@@ -61,6 +61,7 @@ def official_client(url: str) -> openai.AsyncOpenAI:
     return openai.AsyncOpenAI(base_url=url + "/v1", api_key="x", max_retries=0)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("path", FORWARDED)
 async def test_the_same_bytes_reach_the_endpoint(path: str) -> None:
     body = b' {"prompt": "x y",  "model":"m", "unknown": [1.50, "\xc3\xa9"]}'
@@ -71,6 +72,7 @@ async def test_the_same_bytes_reach_the_endpoint(path: str) -> None:
         assert endpoint.paths == [path.removeprefix("/api")]
 
 
+@pytest.mark.slow
 async def test_a_clients_key_and_cookies_stay_here() -> None:
     async with FakeEndpoint("m") as endpoint, gateway(endpoint, api_keys=("k1",)) as client:
         await client.post(CHAT, HELLO, cookie="a=b", **{"x-forwarded-for": "1.2.3.4"})
@@ -78,6 +80,7 @@ async def test_a_clients_key_and_cookies_stay_here() -> None:
         assert "k1" not in head and "cookie" not in head and "1.2.3.4" not in head
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("mode", ["answer", "crlf"])
 async def test_a_stream_passes_as_it_is(mode: str) -> None:
     async with FakeEndpoint("m") as endpoint, gateway(endpoint) as client:
@@ -91,6 +94,7 @@ async def test_a_stream_passes_as_it_is(mode: str) -> None:
         assert raw.rstrip().endswith(b"data: [DONE]")
 
 
+@pytest.mark.slow
 async def test_the_official_client_chats_streams_and_lists() -> None:
     async with (
         FakeEndpoint("m") as endpoint,
@@ -111,6 +115,7 @@ async def test_the_official_client_chats_streams_and_lists() -> None:
             await official.chat.completions.create(model="x", messages=[])
 
 
+@pytest.mark.slow
 async def test_models_come_from_the_own_table() -> None:
     async with FakeEndpoint("m", "org/b") as endpoint, gateway(endpoint) as client:
         endpoint.mode = "hung"
@@ -159,6 +164,7 @@ MALFORMED: list[tuple[bytes, int]] = [
 ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("path", [CHAT, "/v1/embeddings"])
 async def test_malformed_bodies_are_refused_in_the_published_shape(path: str) -> None:
     async with FakeEndpoint("m") as endpoint, gateway(endpoint) as client:
@@ -176,6 +182,7 @@ async def test_malformed_bodies_are_refused_in_the_published_shape(path: str) ->
         assert (await client.post(CHAT, HELLO))[0] == 200
 
 
+@pytest.mark.slow
 async def test_a_tokenize_request_may_leave_out_the_only_model() -> None:
     async with FakeEndpoint("m") as one, gateway(one) as client:
         status, reply, _ = await client.post("/tokenize", {"prompt": "a b c"})
@@ -185,6 +192,7 @@ async def test_a_tokenize_request_may_leave_out_the_only_model() -> None:
         assert (status, reply["error"]["param"]) == (400, "model")
 
 
+@pytest.mark.slow
 async def test_bodies_beyond_the_limit_are_refused_announced_or_not() -> None:
     async with FakeEndpoint("m") as endpoint, gateway(endpoint, max_body_mb=0.5) as client:
         body = json.dumps(HELLO | {"fill": "x" * 600_000}).encode()
@@ -199,6 +207,7 @@ async def test_bodies_beyond_the_limit_are_refused_announced_or_not() -> None:
         assert (await client.post(CHAT, HELLO))[0] == 200
 
 
+@pytest.mark.slow
 async def test_a_large_body_is_passed_on() -> None:
     body = json.dumps(HELLO | {"fill": "x" * 9_000_000}).encode()
     async with FakeEndpoint("m") as endpoint, gateway(endpoint) as client:
@@ -206,6 +215,7 @@ async def test_a_large_body_is_passed_on() -> None:
         assert endpoint.bodies == [body]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("method", "path", "status"),
     [
@@ -235,6 +245,7 @@ async def test_routes_and_methods(method: str, path: str, status: int) -> None:
             assert (await reply.json())["error"]["message"]
 
 
+@pytest.mark.slow
 async def test_every_route_but_health_wants_a_key() -> None:
     paths = [*FORWARDED, "/v1/models", "/v1/models/m", "/metrics", "/api/v1/token_check", "/x"]
     paths += ["/v1/engines/m/embeddings", "/docs", "/refresh_all_workers"]
@@ -271,6 +282,7 @@ async def test_every_route_but_health_wants_a_key() -> None:
         assert endpoint.bodies == []
 
 
+@pytest.mark.slow
 async def test_an_endpoint_that_breaks_before_a_byte_is_replaced_by_another() -> None:
     async with FakeEndpoint("m") as bad, FakeEndpoint("m") as good, gateway(bad, good) as client:
         for mode in ("break_first", "garbage", "cut_json"):
@@ -289,6 +301,7 @@ async def _ask(client: Client, stream: bool) -> tuple[int, bytes, aiohttp.Client
         return reply.status, await reply.read(), reply
 
 
+@pytest.mark.slow
 async def test_a_port_that_closed_is_replaced_by_another_and_found_again() -> None:
     async with FakeEndpoint("m") as bad, FakeEndpoint("m") as good, gateway(bad, good) as client:
         await bad.close()
@@ -302,6 +315,7 @@ async def test_a_port_that_closed_is_replaced_by_another_and_found_again() -> No
                 await asyncio.sleep(0.05)
 
 
+@pytest.mark.slow
 async def test_a_full_endpoint_is_left_for_another() -> None:
     async with FakeEndpoint("m") as full, FakeEndpoint("m") as free, gateway(full, free) as client:
         full.mode = "busy"
@@ -314,6 +328,7 @@ async def test_a_full_endpoint_is_left_for_another() -> None:
         assert "x-secret" not in response.headers
 
 
+@pytest.mark.slow
 async def test_nobody_up_is_503_with_a_time_to_wait() -> None:
     async with FakeEndpoint("m") as endpoint, gateway(endpoint) as client:
         await endpoint.close()
@@ -324,6 +339,7 @@ async def test_nobody_up_is_503_with_a_time_to_wait() -> None:
         await endpoint.listen()
 
 
+@pytest.mark.slow
 async def test_a_gateway_that_knows_nothing_yet_says_try_again() -> None:
     async with FakeEndpoint("m") as endpoint:
         url = endpoint.url
@@ -333,6 +349,7 @@ async def test_a_gateway_that_knows_nothing_yet_says_try_again() -> None:
         assert (status, reply["error"]["type"]) == (503, "service_unavailable")
 
 
+@pytest.mark.slow
 async def test_a_stream_that_breaks_ends_with_an_error_event_and_no_torn_event() -> None:
     async with FakeEndpoint("m") as endpoint, gateway(endpoint) as client:
         endpoint.mode = "break_middle"
@@ -354,6 +371,7 @@ async def test_a_stream_that_breaks_ends_with_an_error_event_and_no_torn_event()
                     pass
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("mode", "stream"), [("drip", True), ("silent", True), ("silent", False)])
 async def test_a_client_that_leaves_ends_the_work(mode: str, stream: bool) -> None:
     async with FakeEndpoint("m") as endpoint, gateway(endpoint) as client:
@@ -373,6 +391,7 @@ async def test_a_client_that_leaves_ends_the_work(mode: str, stream: bool) -> No
                 await asyncio.sleep(0.01)
 
 
+@pytest.mark.slow
 async def test_a_stream_that_nobody_reads_is_stopped() -> None:
     async with FakeEndpoint("m") as endpoint, gateway(endpoint) as client:
         endpoint.mode = "flood"
@@ -386,6 +405,7 @@ async def test_a_stream_that_nobody_reads_is_stopped() -> None:
         await writer.wait_closed()
 
 
+@pytest.mark.slow
 async def test_a_comment_keeps_a_quiet_stream_open(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(forwarder, "SSE_KEEPALIVE_S", 0.3)
     async with FakeEndpoint("m") as endpoint, gateway(endpoint) as client:
@@ -398,6 +418,7 @@ async def test_a_comment_keeps_a_quiet_stream_open(monkeypatch: pytest.MonkeyPat
         assert raw.startswith(b"data: {") and raw.index(b": keep") > raw.index(b"\n\n")
 
 
+@pytest.mark.slow
 async def test_a_stream_that_falls_silent_ends_with_a_timeout_event() -> None:
     async with FakeEndpoint("m") as endpoint, gateway(endpoint, worker_api_timeout=0.5) as client:
         endpoint.mode = "lull"
@@ -406,6 +427,7 @@ async def test_a_stream_that_falls_silent_ends_with_a_timeout_event() -> None:
         assert b'"code":"timeout"' in raw and raw.endswith(b"data: [DONE]\n\n")
 
 
+@pytest.mark.slow
 async def test_a_request_is_sent_at_most_once_more_to_the_same_endpoint() -> None:
     async with FakeEndpoint("m") as endpoint, gateway(endpoint) as client:
         await asyncio.gather(*(_ask(client, stream=True) for _ in range(8)))
@@ -415,6 +437,7 @@ async def test_a_request_is_sent_at_most_once_more_to_the_same_endpoint() -> Non
         assert len(endpoint.bodies) - n_before <= 2
 
 
+@pytest.mark.slow
 async def test_silence_is_a_timeout() -> None:
     async with FakeEndpoint("m") as endpoint, gateway(endpoint, worker_api_timeout=0.5) as client:
         endpoint.mode = "silent"
@@ -424,6 +447,7 @@ async def test_silence_is_a_timeout() -> None:
         await until(lambda: endpoint.n_gone == 2)
 
 
+@pytest.mark.slow
 async def test_a_hung_endpoint_gives_its_requests_to_another() -> None:
     async with FakeEndpoint("m") as hung, FakeEndpoint("m") as good, gateway(hung, good) as client:
         hung.mode = "hung"
@@ -435,6 +459,7 @@ async def test_a_hung_endpoint_gives_its_requests_to_another() -> None:
         assert hung.n_connections - n_before <= 3  # probes only: nobody waits for it again
 
 
+@pytest.mark.slow
 async def test_a_silent_but_healthy_endpoint_keeps_its_request() -> None:
     async with FakeEndpoint("m") as slow, FakeEndpoint("m") as good, gateway(slow, good) as client:
         slow.mode = "silent"
@@ -462,6 +487,7 @@ async def test_a_thousand_failing_requests_leave_nothing_behind() -> None:
         assert "fastchat_gateway_in_flight 0.0\n" in text
 
 
+@pytest.mark.slow
 async def test_the_old_embeddings_route_names_the_model() -> None:
     async with FakeEndpoint("org/m") as endpoint, gateway(endpoint) as client:
         path = "/v1/engines/org/m/embeddings"
@@ -473,6 +499,7 @@ async def test_the_old_embeddings_route_names_the_model() -> None:
         assert (await client.post(path, b"[]"))[0] == 400
 
 
+@pytest.mark.slow
 async def test_prompts_are_checked_against_the_context() -> None:
     async with FakeEndpoint("m") as endpoint, gateway(endpoint) as client:
         prompts = [{"model": "m", "prompt": "a b c", "max_tokens": n} for n in (0, 61, 62)]
@@ -482,6 +509,7 @@ async def test_prompts_are_checked_against_the_context() -> None:
         assert [prompt["fits"] for prompt in reply["prompts"]] == [True, True, False]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("body", "status"),
     [
@@ -501,6 +529,7 @@ async def test_malformed_token_checks_are_refused(body: Any, status: int) -> Non
         assert (await client.post("/api/v1/token_check", body))[0] == status
 
 
+@pytest.mark.slow
 async def test_browsers_on_this_machine_may_call_by_default_and_no_others() -> None:
     async with FakeEndpoint("m") as endpoint, gateway(endpoint) as client:
         for origin, ok in (("http://localhost:3000", True), ("https://evil.example", False)):
@@ -513,6 +542,7 @@ async def test_browsers_on_this_machine_may_call_by_default_and_no_others() -> N
                 assert (reply.status == 200) is ok
 
 
+@pytest.mark.slow
 async def test_named_pages_may_call() -> None:
     page = "https://chat.example"
     fields: dict[str, Any] = {"allowed_origins": (page,), "allow_credentials": True}

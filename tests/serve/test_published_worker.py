@@ -92,6 +92,7 @@ async def test_a_failure_is_the_last_object(url: str) -> None:
     assert [value["error_code"] for value in found] == [40001]
 
 
+@pytest.mark.slow
 async def test_generate_gives_the_last_object(url: str) -> None:
     body = {"prompt": "hello world", "echo": False, "stop": "wo", "temperature": 0}
     found = await post(url, "/worker_generate", body | {"stream_mode": "delta"})
@@ -128,6 +129,7 @@ async def test_small_questions(url: str) -> None:
     assert conv["messages"] == []
 
 
+@pytest.mark.slow
 async def test_a_worker_of_several_models_looks_at_the_name() -> None:
     engines = {"a": EchoEngine(), "b": EchoEngine()}
     worker = Worker(engines, WorkerSettings(), extra_routes=published_routes)

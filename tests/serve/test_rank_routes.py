@@ -48,6 +48,7 @@ async def post(
         return reply.status, await reply.json()
 
 
+@pytest.mark.slow
 async def test_documents_are_ranked_by_their_embeddings() -> None:
     body = {"model": "echo", "query": "hello", "documents": DOCUMENTS, "top_n": 2}
     async with platform() as (url, session):
@@ -101,6 +102,7 @@ WRONG: list[tuple[str, dict[str, Any], str]] = [
 ]
 
 
+@pytest.mark.slow
 async def test_what_cannot_be_ranked_is_refused_by_name() -> None:
     async with platform() as (url, session):
         for path, fields, named in WRONG:
@@ -114,6 +116,7 @@ async def test_what_cannot_be_ranked_is_refused_by_name() -> None:
         assert status == 404
 
 
+@pytest.mark.slow
 async def test_an_endpoint_without_these_routes_is_asked_for_embeddings() -> None:
     chat = ScriptedChat()
     asked: list[Any] = []

@@ -8,6 +8,7 @@ from fastchat.serve.register_worker import RegisterSettings, main, register
 from fastchat.settings import parse
 
 
+@pytest.mark.slow
 async def test_one_line_registers_any_openai_server() -> None:
     app = create_app(ControllerSettings(host="127.0.0.1", worker_token="t"))
     async with serving(app) as url, FakeEndpoint("x", "y") as endpoint:
@@ -34,6 +35,7 @@ async def test_one_line_registers_any_openai_server() -> None:
             await register(RegisterSettings(controller_address=url, worker_name=endpoint.url))
 
 
+@pytest.mark.slow
 async def test_what_cannot_be_registered_is_said() -> None:
     app = create_app(ControllerSettings(host="127.0.0.1"))
     async with serving(app) as url, FakeEndpoint("x") as endpoint:

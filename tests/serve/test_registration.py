@@ -60,6 +60,7 @@ async def stop(task: asyncio.Task[None]) -> None:
     await asyncio.gather(task, return_exceptions=True)
 
 
+@pytest.mark.slow
 async def test_a_worker_registers_beats_and_leaves() -> None:
     book = Book()
     async with serving(book.app) as url:
@@ -73,6 +74,7 @@ async def test_a_worker_registers_beats_and_leaves() -> None:
     assert book.tokens == {"Bearer s3cret"}
 
 
+@pytest.mark.slow
 async def test_models_that_come_or_go_are_told_at_once() -> None:
     book = Book()
     async with serving(book.app) as url:
@@ -85,6 +87,7 @@ async def test_models_that_come_or_go_are_told_at_once() -> None:
     assert book.count("/receive_heart_beat") == 0
 
 
+@pytest.mark.slow
 async def test_a_controller_that_forgot_us_is_told_again() -> None:
     book = Book()
     async with serving(book.app) as url:
@@ -96,6 +99,7 @@ async def test_a_controller_that_forgot_us_is_told_again() -> None:
     assert book.count("/register_worker") == 2
 
 
+@pytest.mark.slow
 async def test_a_controller_that_comes_late_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("fastchat.serve.registration._FIRST_DELAY_S", 0.01)
     with socket.socket() as probe:
@@ -116,6 +120,7 @@ async def test_a_controller_that_comes_late_is_found(monkeypatch: pytest.MonkeyP
         await stop(task)
 
 
+@pytest.mark.slow
 async def test_a_failing_heart_beat_does_not_register_again() -> None:
     book = Book()
     async with serving(book.app) as url:

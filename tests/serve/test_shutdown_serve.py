@@ -69,6 +69,7 @@ def test_one_role_leaves_the_others_alone(servers: Servers) -> None:
     assert servers.processes["controller"].poll() is None
 
 
+@pytest.mark.slow
 def test_a_process_that_ignores_the_request_is_killed_after_the_grace(
     servers: Servers, capsys: pytest.CaptureFixture[str]
 ) -> None:

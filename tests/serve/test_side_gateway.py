@@ -27,6 +27,7 @@ def write(tmp_path: Path, url: str) -> Path:
     return path
 
 
+@pytest.mark.slow
 async def test_the_files_models_are_there_while_the_page_runs(tmp_path: Path) -> None:
     async with serving(FakeProvider("openai")) as provider_url:
         file = write(tmp_path, provider_url + "/v1")
@@ -46,6 +47,7 @@ async def test_the_files_models_are_there_while_the_page_runs(tmp_path: Path) ->
         assert "gateway" not in {thread.name for thread in threading.enumerate()}
 
 
+@pytest.mark.slow
 def test_both_pages_ask_it_where_they_have_a_file(tmp_path: Path) -> None:
     file = write(tmp_path, "http://127.0.0.1:9/v1")
     for kind in (WebSettings, MultiSettings):

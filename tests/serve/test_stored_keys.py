@@ -91,6 +91,7 @@ async def gateway(store: Store, *endpoints: FakeEndpoint, **fields: Any) -> Asyn
         yield client
 
 
+@pytest.mark.slow
 async def test_a_stored_key_opens_every_way_and_no_other_does(store: Store) -> None:
     async with FakeEndpoint("m") as endpoint, gateway(store, endpoint) as client:
         _, text = store.create()
@@ -111,6 +112,7 @@ async def test_a_stored_key_opens_every_way_and_no_other_does(store: Store) -> N
         assert len(endpoint.bodies) == 3
 
 
+@pytest.mark.slow
 async def test_given_keys_stand_beside_stored_ones(store: Store) -> None:
     async with (
         FakeEndpoint("m") as endpoint,
@@ -122,6 +124,7 @@ async def test_given_keys_stand_beside_stored_ones(store: Store) -> None:
         assert (await client.ask("other"))[0] == 401
 
 
+@pytest.mark.slow
 async def test_a_key_sees_and_asks_its_models_only(store: Store) -> None:
     async with FakeEndpoint("m", "n", "m:lora") as endpoint, gateway(store, endpoint) as client:
         _, text = store.create("m")
@@ -144,6 +147,7 @@ async def test_a_key_sees_and_asks_its_models_only(store: Store) -> None:
         assert (status, counted["count"]) == (200, 2)  # the only model it may ask
 
 
+@pytest.mark.slow
 async def test_use_is_counted_exactly_plain_streamed_and_through_doors(store: Store) -> None:
     async with FakeEndpoint("m") as endpoint, gateway(store, endpoint) as client:
         endpoint.usage = USAGE
@@ -160,6 +164,7 @@ async def test_use_is_counted_exactly_plain_streamed_and_through_doors(store: St
         await until(lambda: store.used(key) == {"m": (4, 44, 28, 0)})
 
 
+@pytest.mark.slow
 async def test_an_endpoint_that_tells_nothing_is_estimated(store: Store) -> None:
     async with FakeEndpoint("m") as endpoint, gateway(store, endpoint) as client:
         key, text = store.create()
@@ -171,6 +176,7 @@ async def test_an_endpoint_that_tells_nothing_is_estimated(store: Store) -> None
         assert prompt > 20 and completion >= 5
 
 
+@pytest.mark.slow
 async def test_a_stream_that_the_client_cuts_is_charged(store: Store) -> None:
     async with FakeEndpoint("m") as endpoint, gateway(store, endpoint) as client:
         endpoint.mode = "drip"
@@ -186,6 +192,7 @@ async def test_a_stream_that_the_client_cuts_is_charged(store: Store) -> None:
         assert prompt > 0 and completion >= 3
 
 
+@pytest.mark.slow
 async def test_refused_requests_cost_no_tokens(store: Store) -> None:
     async with FakeEndpoint("m") as endpoint, gateway(store, endpoint) as client:
         endpoint.mode = "busy"
@@ -199,6 +206,7 @@ async def test_refused_requests_cost_no_tokens(store: Store) -> None:
         assert store.used(key) == {}
 
 
+@pytest.mark.slow
 async def test_limits_are_told_on_every_reply_and_held(store: Store) -> None:
     async with FakeEndpoint("m") as endpoint, gateway(store, endpoint) as client:
         endpoint.usage = USAGE
@@ -224,6 +232,7 @@ async def test_limits_are_told_on_every_reply_and_held(store: Store) -> None:
                 await official.chat.completions.create(**HELLO)  # type: ignore[call-overload]
 
 
+@pytest.mark.slow
 async def test_a_door_is_one_request_and_keeps_the_limits(store: Store) -> None:
     async with FakeEndpoint("m") as endpoint, gateway(store, endpoint) as client:
         endpoint.usage = USAGE
@@ -236,6 +245,7 @@ async def test_a_door_is_one_request_and_keeps_the_limits(store: Store) -> None:
         await until(lambda: store.used(key) == {"m": (1, 11, 7, 0)})
 
 
+@pytest.mark.slow
 async def test_each_line_of_a_batch_is_charged_to_its_key(store: Store) -> None:
     async with FakeEndpoint("m") as endpoint, gateway(store, endpoint) as client:
         endpoint.usage = USAGE
@@ -260,6 +270,7 @@ async def test_each_line_of_a_batch_is_charged_to_its_key(store: Store) -> None:
         assert status == 404
 
 
+@pytest.mark.slow
 async def test_a_revoked_key_stops_and_its_streams_end(store: Store) -> None:
     async with FakeEndpoint("m") as endpoint, gateway(store, endpoint) as client:
         endpoint.mode = "drip"
@@ -275,6 +286,7 @@ async def test_a_revoked_key_stops_and_its_streams_end(store: Store) -> None:
         assert (await client.ask(text))[0] == 401
 
 
+@pytest.mark.slow
 async def test_an_expired_key_stops_and_a_new_limit_holds(store: Store) -> None:
     async with FakeEndpoint("m") as endpoint, gateway(store, endpoint) as client:
         key, text = store.create()
@@ -293,6 +305,7 @@ async def test_an_expired_key_stops_and_a_new_limit_holds(store: Store) -> None:
                 await asyncio.sleep(0.02)
 
 
+@pytest.mark.slow
 async def test_two_gateways_share_a_days_quota(database_url: str) -> None:
     store = Store(database_url)
     async with (
@@ -321,6 +334,7 @@ async def test_two_gateways_share_a_days_quota(database_url: str) -> None:
     store.database.close()
 
 
+@pytest.mark.slow
 async def test_a_store_that_is_gone_keeps_known_keys_working(
     store: Store, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -359,6 +373,7 @@ def test_a_database_that_cannot_be_used_is_told_at_the_start(
     assert "secret" not in said and "Traceback" not in said
 
 
+@pytest.mark.slow
 async def test_work_for_a_key_goes_on_by_its_id(store: Store) -> None:
     async with (
         FakeEndpoint("m") as endpoint,
@@ -388,6 +403,7 @@ async def serving_gateway(store: Store, endpoint: FakeEndpoint) -> AsyncIterator
     await result.stop()
 
 
+@pytest.mark.slow
 async def test_nothing_of_a_key_is_logged(store: Store, caplog: pytest.LogCaptureFixture) -> None:
     with caplog.at_level(logging.DEBUG):
         async with FakeEndpoint("m") as endpoint, gateway(store, endpoint) as client:

@@ -128,6 +128,7 @@ async def test_a_killed_child_is_started_again(world: World) -> None:
     assert world.ready.count("a") == 1
 
 
+@pytest.mark.slow
 async def test_a_child_that_hangs_is_killed_and_started_again(world: World) -> None:
     supervisor = world.supervisor(world.child("a"))
     await supervisor.start()
@@ -161,6 +162,7 @@ async def test_a_usage_error_of_a_child_is_one_of_ours(world: World) -> None:
         await world.supervisor(world.child("bad", "refuse")).start()
 
 
+@pytest.mark.slow
 async def test_a_child_that_never_answers_is_given_up_after_the_time_for_starting(
     world: World,
 ) -> None:
@@ -191,6 +193,7 @@ async def test_the_others_go_on_without_a_child_they_do_not_need(world: World) -
     waiting.cancel()
 
 
+@pytest.mark.slow
 async def test_a_child_that_ignores_sigterm_is_killed_after_the_grace(world: World) -> None:
     supervisor = world.supervisor(world.child("a", "stubborn"))
     await supervisor.start()

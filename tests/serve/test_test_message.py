@@ -15,6 +15,7 @@ async def pieces(settings: MessageSettings) -> list[str]:
     return [piece async for piece in stream_answer(settings, worker, model=model) if piece]
 
 
+@pytest.mark.slow
 async def test_the_controllers_first_model_answers() -> None:
     app = create_app(ControllerSettings(host="127.0.0.1"))
     async with serving(app) as url, FakeEndpoint("m") as endpoint:

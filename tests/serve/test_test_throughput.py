@@ -47,6 +47,7 @@ def test_nobody_there_is_one_line_and_status_1(capsys: pytest.CaptureFixture[str
     assert captured.out == ""
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("place", ["controller", "controller, each time", "server"])
 def test_every_answer_of_a_platform_is_counted(
     echo_platform: dict[str, str], place: str, capsys: pytest.CaptureFixture[str]

@@ -44,6 +44,7 @@ async def post(url: str, body: Any, **headers: str) -> tuple[int, str]:
         return reply.status, await reply.text()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "path",
     [
@@ -71,6 +72,7 @@ async def test_nothing_but_the_health_is_open(path: str) -> None:
         assert status == 200
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("token", [TOKEN, None])
 async def test_gateway_and_controller_send_it(token: str | None) -> None:
     controller = controller_app(ControllerSettings(host="127.0.0.1", worker_token=TOKEN))

@@ -55,6 +55,7 @@ def operations() -> list[tuple[str, str]]:
     return found + [("GET", "/docs"), ("GET", "/openapi.json")] + [("GET", p) for p in NO_ROUTES]
 
 
+@pytest.mark.slow
 async def test_every_route_of_the_gateway_is_closed_to_every_wrong_key() -> None:
     async with FakeEndpoint("m") as endpoint:
         settings = GatewaySettings(endpoint=(endpoint.url,), api_keys=("k1", "k2"))
@@ -75,6 +76,7 @@ async def test_every_route_of_the_gateway_is_closed_to_every_wrong_key() -> None
             assert await status_of(session, "GET", f"{url}/health") == 200
 
 
+@pytest.mark.slow
 async def test_every_route_of_a_worker_with_a_token_is_closed(tmp_path: Path) -> None:
     adapters = AdapterRoutes(str(tmp_path))
 

@@ -77,6 +77,7 @@ async def test_several_choices_count_the_prompt_once(client: openai.AsyncOpenAI)
     assert reply.usage.completion_tokens == sum(len(t or "") for t in texts)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("field", ["max_tokens", "max_completion_tokens"])
 async def test_both_names_of_the_token_limit_hold(client: openai.AsyncOpenAI, field: str) -> None:
     limit: Any = {field: 4}
@@ -85,6 +86,7 @@ async def test_both_names_of_the_token_limit_hold(client: openai.AsyncOpenAI, fi
     assert reply.choices[0].finish_reason == "length"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("stop", "text"), [("wo", "hello "), (["xx", "l"], "he")])
 async def test_stop_strings_end_the_text(client: openai.AsyncOpenAI, stop: Any, text: str) -> None:
     reply = await client.chat.completions.create(model="echo", messages=HELLO, stop=stop)
@@ -156,6 +158,7 @@ async def test_every_event_is_a_whole_chunk_and_choices_interleave(url: str) -> 
         assert mine[-1]["delta"] == {}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("interval", "pieces"), [(1, 11), (2, 6), (100, 2)])
 async def test_a_stream_sends_the_first_token_at_once_and_then_by_interval(
     interval: int, pieces: int
@@ -222,6 +225,7 @@ async def test_index_runs_over_prompts_and_choices(url: str, stream: bool) -> No
     assert texts == {0: "ab", 1: "ab (1)", 2: "cd", 3: "cd (1)"}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("prompt", [[97, 98], [[97, 98]], ["ab"], "ab"])
 async def test_prompts_may_be_text_or_token_ids(client: openai.AsyncOpenAI, prompt: Any) -> None:
     reply = await client.completions.create(model="echo", prompt=prompt)
@@ -237,6 +241,7 @@ async def test_best_of_returns_the_most_likely(client: openai.AsyncOpenAI) -> No
     assert reply.usage.completion_tokens == 2 * (2 + 6 + 6)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("echo", "text"), [(True, "abc"), (False, "")])
 async def test_zero_tokens_score_the_prompt_alone(
     client: openai.AsyncOpenAI, echo: bool, text: str
@@ -251,6 +256,7 @@ async def test_zero_tokens_score_the_prompt_alone(
     assert (reply.usage.prompt_tokens, reply.usage.completion_tokens) == (3, 0)
 
 
+@pytest.mark.slow
 async def test_embeddings_as_numbers_and_as_bytes(client: openai.AsyncOpenAI, url: str) -> None:
     reply = await client.embeddings.create(model="echo", input=["abc", "ab"])
     assert [item.index for item in reply.data] == [0, 1]
@@ -275,6 +281,7 @@ async def test_embeddings_cut_to_dimensions_have_length_one(client: openai.Async
     assert sum(x * x for x in vector) == pytest.approx(1.0)
 
 
+@pytest.mark.slow
 async def test_long_texts_are_cut_where_that_is_asked_for() -> None:
     worker = make_worker(EchoOptions(context=8), embed_in_truncate=True)
     async with serving(worker.app) as url, aiohttp.ClientSession() as http:
@@ -307,6 +314,7 @@ async def test_an_answer_names_the_model_as_it_was_asked_for(client: openai.Asyn
     ChatCompletion.model_validate(reply.model_dump())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("request_fields", "error", "param"),
     [
@@ -332,6 +340,7 @@ async def test_the_client_raises_its_own_errors(
     assert raised.value.code is not None
 
 
+@pytest.mark.slow
 async def test_a_failure_after_the_start_is_an_error_event_and_the_end() -> None:
     worker = make_worker(EchoOptions(fail_on="bad", fail_after=3))
     body = {"model": "echo", "messages": [{"role": "user", "content": "bad luck"}]}
@@ -350,6 +359,7 @@ async def test_a_failure_after_the_start_is_an_error_event_and_the_end() -> None
     assert worker.admission.queue_length == 0
 
 
+@pytest.mark.slow
 async def test_the_client_sees_the_failure_of_a_stream() -> None:
     worker = make_worker(EchoOptions(fail_on="bad", fail_after=3))
     async with (
@@ -377,6 +387,7 @@ async def test_tokenize_and_detokenize(url: str) -> None:
         assert await reply.json() == {"prompt": "ab"}
 
 
+@pytest.mark.slow
 async def test_fields_without_meaning_are_named_or_refused(url: str) -> None:
     body = {"model": "echo", "messages": HELLO, "user": "me", "x_y": 1, "bad name\r\n": 2}
     async with aiohttp.ClientSession() as http:
@@ -389,6 +400,7 @@ async def test_fields_without_meaning_are_named_or_refused(url: str) -> None:
             assert (await reply.json())["error"]["param"] == "x_y"
 
 
+@pytest.mark.slow
 async def test_health_and_metrics_tell_the_load() -> None:
     worker = make_worker(EchoOptions(delay_ms=20))
     body = {"model": "echo", "messages": HELLO, "stream": True}
@@ -405,6 +417,7 @@ async def test_health_and_metrics_tell_the_load() -> None:
     assert f'fastchat_generated_tokens_total{{model="echo"}} {len("hello world")}.0' in text
 
 
+@pytest.mark.slow
 async def test_a_full_queue_is_answered_with_429_and_when_to_come_back() -> None:
     worker = make_worker(EchoOptions(delay_ms=20), limit_worker_concurrency=1, max_queue=1)
     body = {"model": "echo", "messages": HELLO}

@@ -60,6 +60,7 @@ async def streamed(client: openai.AsyncOpenAI, **fields: Any) -> tuple[str, Any]
     return text, usage
 
 
+@pytest.mark.slow
 async def test_everything_an_openai_client_asks_for(
     client: openai.AsyncOpenAI, engine: Engine
 ) -> None:
@@ -120,6 +121,7 @@ async def test_everything_an_openai_client_asks_for(
     assert sum(x * x for x in vectors.data[1].embedding) == pytest.approx(1.0, abs=1e-5)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("limit", [CONTEXT, 10 * CONTEXT, CONTEXT - 5])
 async def test_a_limit_beyond_the_context_is_shortened_to_it(
     client: openai.AsyncOpenAI, limit: int
@@ -149,6 +151,7 @@ async def test_many_clients_at_once_get_what_each_would_get_alone(
     assert worker.admission.queue_length == 0
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("stream", [False, True])
 async def test_a_client_that_leaves_frees_its_place(worker: Worker, stream: bool) -> None:
     body = {"model": "m", "prompt": "x", "max_tokens": 250, "ignore_eos": True, "n": 4}
@@ -166,6 +169,7 @@ async def test_a_client_that_leaves_frees_its_place(worker: Worker, stream: bool
             await until(lambda: engine.stats().running == 0 and not worker.admission.queue_length)
 
 
+@pytest.mark.slow
 async def test_hostile_values_never_reach_the_model_as_a_fault(
     client: openai.AsyncOpenAI, worker: Worker
 ) -> None:

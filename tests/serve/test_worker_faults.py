@@ -38,6 +38,7 @@ class Bench:
         return self.worker.admission.queue_length
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("path", "body"),
     [
@@ -72,6 +73,7 @@ async def test_a_client_that_leaves_ends_its_work(path: str, body: dict[str, Any
         assert bench.engine.aborted_total == (2 if "completions" in path and path != CHAT else 1)
 
 
+@pytest.mark.slow
 async def test_a_waiting_client_that_leaves_is_dropped_from_the_queue() -> None:
     bench = Bench(EchoOptions(delay_ms=5), limit_worker_concurrency=1)
     async with serving(bench.worker.app) as url, aiohttp.ClientSession() as http:
@@ -123,6 +125,7 @@ async def test_a_thousand_failing_requests_leave_nothing_behind() -> None:
     assert bench.engine.stats().running == 0
 
 
+@pytest.mark.slow
 async def test_answers_about_the_worker_come_while_it_is_busy() -> None:
     bench = Bench(EchoOptions(delay_ms=1))
     async with serving(bench.worker.app) as url, aiohttp.ClientSession() as http:
@@ -139,6 +142,7 @@ async def test_answers_about_the_worker_come_while_it_is_busy() -> None:
         await until(lambda: bench.queue_length == 0)
 
 
+@pytest.mark.slow
 async def test_the_work_of_a_stream_that_nobody_reads_is_stopped(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
@@ -157,6 +161,7 @@ async def test_the_work_of_a_stream_that_nobody_reads_is_stopped(
             assert bench.engine.stats().generated_tokens_total < 50_000
 
 
+@pytest.mark.slow
 async def test_a_slow_reader_that_reads_on_is_told_why_its_stream_ended(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
@@ -181,6 +186,7 @@ async def test_a_slow_reader_that_reads_on_is_told_why_its_stream_ended(
         await writer.wait_closed()
 
 
+@pytest.mark.slow
 async def test_a_quiet_stream_is_kept_open_by_comments(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(asgi, "SSE_KEEPALIVE_S", 0.05)
     monkeypatch.setattr(asgi, "_TICK_S", 0.02)
@@ -196,6 +202,7 @@ async def test_a_quiet_stream_is_kept_open_by_comments(monkeypatch: pytest.Monke
     assert text.endswith("data: [DONE]\n\n")
 
 
+@pytest.mark.slow
 async def test_an_error_after_the_first_comment_is_an_event(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
@@ -213,6 +220,7 @@ async def test_an_error_after_the_first_comment_is_an_event(
     assert text.endswith("data: [DONE]\n\n")
 
 
+@pytest.mark.slow
 async def test_a_body_that_does_not_arrive_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(asgi, "BODY_TIMEOUT_S", 0.2)
     bench = Bench()
@@ -245,6 +253,7 @@ async def test_a_worker_that_stops_ends_its_streams_with_an_error() -> None:
         assert bench.queue_length == 0
 
 
+@pytest.mark.slow
 async def test_an_event_stream_closes_its_source_whatever_happens() -> None:
     closed: list[str] = []
 

@@ -65,6 +65,7 @@ async def harmony(weights: Path, monkeypatch: pytest.MonkeyPatch) -> AsyncIterat
         yield engine
 
 
+@pytest.mark.slow
 async def test_a_required_call_is_whole_and_streams_alike(engine: Engine) -> None:
     fields: Any = {"messages": ASK, "tools": [WEATHER, CLOCK], "tool_choice": "required"}
     fields |= {"seed": 1, "max_tokens": 300, "parallel_tool_calls": False}
@@ -115,6 +116,7 @@ async def test_several_calls_and_a_begun_one_are_held_to_their_tools(engine: Eng
     assert max(counts) > 1
 
 
+@pytest.mark.slow
 async def test_harmony_thinks_calls_and_speaks(harmony: Engine) -> None:
     ids = harmony.info.special_ids
     async with client_of(harmony) as client:
@@ -171,6 +173,7 @@ async def test_harmony_of_a_model_comes_apart() -> None:
             assert (content, [c["name"] for c in calls], ended) == (said, names, reason)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("form", ["json", "llama3"])
 async def test_a_bare_call_that_the_model_begins_is_held_to_its_tool(
     weights: Path, form: str, monkeypatch: pytest.MonkeyPatch
@@ -196,6 +199,7 @@ async def test_a_bare_call_that_the_model_begins_is_held_to_its_tool(
         assert reply.choices[0].finish_reason == "stop"
 
 
+@pytest.mark.slow
 async def test_an_answer_goes_on_with_the_last_message(weights: Path) -> None:
     async with running(weights, "hermes") as engine, client_of(engine) as client:
         begun: list[Any] = [*ASK, {"role": "assistant", "content": "It is"}]
@@ -214,6 +218,7 @@ async def test_an_answer_goes_on_with_the_last_message(weights: Path) -> None:
         assert reply.usage.prompt_tokens == plain.usage.prompt_tokens
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("messages", "extra"),
     [
@@ -235,6 +240,7 @@ async def test_what_cannot_be_gone_on_with_is_refused(messages: Any, extra: dict
         assert refused.value.param == "continue_final_message"
 
 
+@pytest.mark.slow
 async def test_reasoning_that_was_begun_goes_on_as_reasoning(weights: Path) -> None:
     async with running(weights, "think") as engine, client_of(engine) as client:
         end = engine.tokenize("</think>", add_special_tokens=False)[0]

@@ -246,6 +246,7 @@ def check_error(body: dict[str, Any], status: int) -> None:
     assert 400 <= status < 500
 
 
+@pytest.mark.slow
 async def test_every_wrong_field_is_refused_by_name(worker_url: tuple[Worker, str]) -> None:
     worker, url = worker_url
     assert len(WRONG) >= 70

@@ -142,6 +142,7 @@ async def streamed(client: openai.AsyncOpenAI, **fields: Any) -> tuple[str, list
     return content, calls, reason
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("is_strict", [False, True])
 async def test_a_required_call_is_made_by_random_weights(
     client: openai.AsyncOpenAI, is_strict: bool
@@ -161,6 +162,7 @@ async def test_a_required_call_is_made_by_random_weights(
     assert [c["arguments"] for c in calls] == [call.function.arguments]
 
 
+@pytest.mark.slow
 async def test_the_named_tool_is_called(client: openai.AsyncOpenAI) -> None:
     for name in ("clock", "weather"):
         reply = await client.chat.completions.create(
@@ -176,6 +178,7 @@ async def test_the_named_tool_is_called(client: openai.AsyncOpenAI) -> None:
         assert call.type == "function" and call.function.name == name
 
 
+@pytest.mark.slow
 async def test_several_calls_have_their_own_ids(client: openai.AsyncOpenAI) -> None:
     reply = await client.chat.completions.create(
         model="m",
@@ -199,6 +202,7 @@ async def test_several_calls_have_their_own_ids(client: openai.AsyncOpenAI) -> N
     assert max(counts) > 1
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("form", ["hermes", "mistral", "mistral-named", "llama3"])
 async def test_a_call_that_the_model_begins_is_held_to_its_tool(weights: Path, form: str) -> None:
     async with running(weights, form) as engine, client_of(engine) as client:
@@ -218,6 +222,7 @@ async def test_a_call_that_the_model_begins_is_held_to_its_tool(weights: Path, f
         assert reply.choices[0].finish_reason == "tool_calls"
 
 
+@pytest.mark.slow
 async def test_without_a_call_an_answer_is_text(client: openai.AsyncOpenAI) -> None:
     for choice in ("auto", "none"):
         reply = await client.chat.completions.create(
@@ -233,6 +238,7 @@ async def test_without_a_call_an_answer_is_text(client: openai.AsyncOpenAI) -> N
         assert reply.choices[0].finish_reason in ("length", "stop")
 
 
+@pytest.mark.slow
 async def test_calls_and_results_of_earlier_turns_reach_the_prompt(engine: Engine) -> None:
     call = {"name": "weather", "arguments": '{"city": "Rome", "days": 1}'}
     body = {
@@ -264,6 +270,7 @@ async def test_calls_and_results_of_earlier_turns_reach_the_prompt(engine: Engin
         assert "Result of the function weather:" in text
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("stream", [False, True])
 async def test_response_format_is_kept(weights: Path, stream: bool) -> None:
     wanted: Any = {
@@ -281,6 +288,7 @@ async def test_response_format_is_kept(weights: Path, stream: bool) -> None:
         Person.model_validate_json(content)
 
 
+@pytest.mark.slow
 async def test_schema_or_call_may_both_be_offered(weights: Path) -> None:
     wanted: Any = {
         "type": "json_schema",
@@ -309,6 +317,7 @@ async def test_schema_or_call_may_both_be_offered(weights: Path) -> None:
         assert kinds == {"call", "text"}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("fields", "text"),
     [
@@ -332,6 +341,7 @@ async def test_the_published_fields_for_other_forms(
         assert re.fullmatch(text, completion.choices[0].text)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("fields", "param"),
     [
@@ -392,6 +402,7 @@ async def test_what_cannot_be_kept_is_refused_by_name(
         assert refused.value.param == param
 
 
+@pytest.mark.slow
 async def test_calls_whose_arguments_are_no_json_are_taken(weights: Path) -> None:
     call = {"id": "1", "type": "function", "function": {"name": "clock", "arguments": '{"a": '}}
     turns: list[Any] = [
@@ -405,6 +416,7 @@ async def test_calls_whose_arguments_are_no_json_are_taken(weights: Path) -> Non
             assert reply.usage is not None and reply.usage.completion_tokens <= 2
 
 
+@pytest.mark.slow
 async def test_the_clients_own_helpers_for_forms_and_tools(weights: Path) -> None:
     """The parse helper of the official client, and LangChain's structured output and tools."""
     from langchain_openai import ChatOpenAI
@@ -461,6 +473,7 @@ def without_end(engine: Engine) -> dict[str, int]:
     return {str(engine.tokenize(THINK[1], add_special_tokens=False)[0]): -100}
 
 
+@pytest.mark.slow
 async def test_a_tag_that_the_prompt_opens_is_reasoning(weights: Path) -> None:
     async with running(weights, "opened") as engine, client_of(engine) as client:
         fields: Any = {"model": "m", "messages": ASK, "max_tokens": 6, "seed": 1}
@@ -480,6 +493,7 @@ async def test_a_tag_that_the_prompt_opens_is_reasoning(weights: Path) -> None:
         assert none.choices[0].message.content == quiet.choices[0].message.content
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("form", ["think", "opened"])
 async def test_a_form_holds_after_the_reasoning(weights: Path, form: str) -> None:
     async with running(weights, form) as engine, client_of(engine) as client:
@@ -503,6 +517,7 @@ async def test_a_form_holds_after_the_reasoning(weights: Path, form: str) -> Non
         check_weather(call.function.arguments)
 
 
+@pytest.mark.slow
 async def test_reasoning_without_end_is_cut_as_such(weights: Path) -> None:
     async with running(weights, "opened") as engine, client_of(engine) as client:
         fields: Any = {"model": "m", "messages": ASK, "max_tokens": 20, "seed": 1}
@@ -518,6 +533,7 @@ async def test_reasoning_without_end_is_cut_as_such(weights: Path) -> None:
         assert (reply.choices[0].message.content or "").isdigit()
 
 
+@pytest.mark.slow
 async def test_template_variables_without_effect_are_told(weights: Path) -> None:
     fields: Any = {"reasoning_effort": "high", "chat_template_kwargs": {"foo": 1}}
     async with running(weights, "json") as engine:
@@ -534,6 +550,7 @@ async def test_template_variables_without_effect_are_told(weights: Path) -> None
                 )
 
 
+@pytest.mark.slow
 async def test_the_echo_engine_tells_calls_apart_and_refuses_forms() -> None:
     text = 'On it. <tool_call>\n{"name": "clock", "arguments": {}}\n</tool_call>'
     said: list[Any] = [{"role": "user", "content": text}]
@@ -547,6 +564,7 @@ async def test_the_echo_engine_tells_calls_apart_and_refuses_forms() -> None:
             assert refused.value.param in fields
 
 
+@pytest.mark.slow
 async def test_log_probabilities_of_calls_are_those_of_all_tokens() -> None:
     text = '<tool_call>{"name": "clock", "arguments": {}}</tool_call>'
     async with client_of(EchoEngine()) as client:

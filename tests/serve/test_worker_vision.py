@@ -55,6 +55,7 @@ async def said(client: openai.AsyncOpenAI, messages: list[Any]) -> tuple[str, in
     return reply.choices[0].message.content or "", reply.usage.prompt_tokens
 
 
+@pytest.mark.slow
 async def test_a_picture_changes_the_answer_and_counts_as_tokens(worker: Worker) -> None:
     assert registration_body(worker, "http://w:1")["multimodal"]
     one, two = (data_url(picture(40, 56, seed)) for seed in (1, 2))
@@ -80,6 +81,7 @@ async def test_a_picture_changes_the_answer_and_counts_as_tokens(worker: Worker)
         assert [a for a, _ in answers] == [first, second, first]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("stream", [False, True])
 @pytest.mark.parametrize(
     ("url", "words"),
@@ -102,6 +104,7 @@ async def test_what_is_no_picture_is_a_400(
         assert (await said(client, asked("still there?")))[0]
 
 
+@pytest.mark.slow
 async def test_allowed_addresses_are_fetched(worker: Worker) -> None:
     site = Site()
     worker.pictures = PictureFetcher(is_allowed=anyone)

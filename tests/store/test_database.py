@@ -168,6 +168,7 @@ for i in range(1000000):
 """
 
 
+@pytest.mark.slow
 def test_what_was_acknowledged_survives_a_kill(database_url: str) -> None:
     with subprocess.Popen(
         [sys.executable, "-c", WRITER, database_url], stdout=subprocess.PIPE, text=True

@@ -115,6 +115,7 @@ for i in range(100000):
 """
 
 
+@pytest.mark.slow
 def test_every_key_that_was_told_survives_a_kill(database_url: str) -> None:
     with subprocess.Popen(
         [sys.executable, "-c", WRITER, database_url], stdout=subprocess.PIPE, text=True

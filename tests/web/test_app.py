@@ -48,6 +48,7 @@ def page(serve_page: ServePage, fake: Any) -> str:
     return serve_page(source=Source(api_url=fake.url))
 
 
+@pytest.mark.slow
 def test_the_page_shows_the_published_controls(page: str) -> None:
     shown = components(page)
     temperature, top_p = shown["Temperature"], shown["Top P"]
@@ -60,6 +61,7 @@ def test_the_page_shows_the_published_controls(page: str) -> None:
     assert [d["left"] for d in conversation["latex_delimiters"]] == ["$$", "$", "\\(", "\\["]
 
 
+@pytest.mark.slow
 def test_nothing_is_reported_and_no_file_is_served(page: str) -> None:
     config = httpx.get(f"{page}/config").json()
     assert config["analytics_enabled"] is False
@@ -68,6 +70,7 @@ def test_nothing_is_reported_and_no_file_is_served(page: str) -> None:
     assert httpx.get(page, headers={"host": "evil.example"}).status_code == 403
 
 
+@pytest.mark.slow
 def test_a_message_is_answered_over_the_queue(page: str, fake: Any) -> None:
     steps = call(page, "send", [None, "hello", "parrot", 0.2, 1.0, 64], "session-1")
     assert len(steps) >= 3
@@ -79,6 +82,7 @@ def test_a_message_is_answered_over_the_queue(page: str, fake: Any) -> None:
     assert len(fake.requests) == 2, "another session has nothing to answer again"
 
 
+@pytest.mark.slow
 def test_clear_forgets_the_conversation(page: str, fake: Any) -> None:
     call(page, "send", [None, "one", "parrot", 0.2, 1.0, 64], "s")
     call(page, "clear", [None], "s")
@@ -86,6 +90,7 @@ def test_clear_forgets_the_conversation(page: str, fake: Any) -> None:
     assert [m["content"] for m in fake.requests[-1]["messages"]] == ["two"]
 
 
+@pytest.mark.slow
 def test_only_people_of_the_file_get_in(serve_page: ServePage, fake: Any, tmp_path: Path) -> None:
     accounts = tmp_path / "accounts"
     accounts.write_text("ann:secret,bob:with:colon\n\ncat:third\n", "utf-8")
@@ -112,6 +117,7 @@ def test_a_broken_file_of_accounts_is_refused(tmp_path: Path, text: str) -> None
         read_accounts(tmp_path / "none")
 
 
+@pytest.mark.slow
 def test_terms_are_part_of_the_page_when_asked_for(serve_page: ServePage, fake: Any) -> None:
     source = Source(api_url=fake.url)
     assert 'id="terms"' not in json.dumps(httpx.get(serve_page(source=source) + "/config").json())

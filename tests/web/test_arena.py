@@ -53,6 +53,7 @@ def named_in(text: str) -> list[str]:
     return [name for name in MODELS if name in text]
 
 
+@pytest.mark.slow
 def test_a_battle_is_blind_until_the_vote(
     session: Session, store: ArenaStore, fake: Any, tmp_path: Path
 ) -> None:
@@ -72,6 +73,7 @@ def test_a_battle_is_blind_until_the_vote(
     assert vote.extra["battle_id"] == columns.battle[0]
 
 
+@pytest.mark.slow
 def test_names_appear_with_the_vote(session: Session, fake: Any) -> None:
     session.battle("hello")
     before = session.follow("anonymous")
@@ -82,6 +84,7 @@ def test_names_appear_with_the_vote(session: Session, fake: Any) -> None:
     assert set(named_in(json.dumps(session.follow("anonymous")))) == asked
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("choice", "kind", "code"),
     [
@@ -109,6 +112,7 @@ def test_each_vote_is_stored_and_logged(
     assert conversation is not None and conversation.a.model == line["states"][0]["model_name"]
 
 
+@pytest.mark.slow
 def test_a_round_ends_with_its_vote(session: Session, store: ArenaStore, fake: Any) -> None:
     session.battle("hello")
     session.vote("left")
@@ -124,6 +128,7 @@ def test_a_round_ends_with_its_vote(session: Session, store: ArenaStore, fake: A
     assert store.votes().outcome.tolist() == [0, 1]
 
 
+@pytest.mark.slow
 def test_side_by_side_goes_on_after_a_vote(
     session: Session, store: ArenaStore, fake: Any, tmp_path: Path
 ) -> None:
@@ -140,12 +145,14 @@ def test_side_by_side_goes_on_after_a_vote(
     assert len(fake.requests[-1]["messages"]) == 1, "other models begin anew"
 
 
+@pytest.mark.slow
 def test_only_known_models_can_be_chosen(session: Session, fake: Any) -> None:
     assert "nobody" in session.named("hi", "secret-lion", "nobody")[-1][-1]
     assert "nobody" in session.direct("hi", "nobody")[-1][-1]
     assert fake.requests == []
 
 
+@pytest.mark.slow
 def test_direct_chat_takes_thumbs_and_flags(
     session: Session, store: ArenaStore, tmp_path: Path
 ) -> None:
@@ -159,6 +166,7 @@ def test_direct_chat_takes_thumbs_and_flags(
     assert store.refused() == {}
 
 
+@pytest.mark.slow
 def test_chats_are_logged_with_their_battle(session: Session, tmp_path: Path, fake: Any) -> None:
     session.battle("hello")
     session.battle("break !break")
@@ -174,6 +182,7 @@ def test_chats_are_logged_with_their_battle(session: Session, tmp_path: Path, fa
     session.close()
 
 
+@pytest.mark.slow
 def test_failed_and_missing_answers_cannot_be_voted_on(arena: str, tmp_path: Path) -> None:
     session = Session(arena)
     assert WORDS.refused_votes["no_battle"] in session.vote("left")
@@ -184,6 +193,7 @@ def test_failed_and_missing_answers_cannot_be_voted_on(arena: str, tmp_path: Pat
     session.close()
 
 
+@pytest.mark.slow
 def test_a_vote_before_both_answers_ended_is_refused(arena: str, fake: Any) -> None:
     session = Session(arena)
     session.join("anonymous_send", None, "count !slow", 0.7, 1.0, 64)
@@ -197,6 +207,7 @@ def test_a_vote_before_both_answers_ended_is_refused(arena: str, fake: Any) -> N
     session.close()
 
 
+@pytest.mark.slow
 def test_another_browser_cannot_vote_in_a_session_it_knows(arena: str, store: ArenaStore) -> None:
     owner = Session(arena)
     owner.battle("hello")
@@ -218,6 +229,7 @@ def test_another_browser_cannot_vote_in_a_session_it_knows(arena: str, store: Ar
     thief.close()
 
 
+@pytest.mark.slow
 def test_two_votes_at_once_count_once(arena: str, store: ArenaStore) -> None:
     session = Session(arena)
     session.battle("hello")
@@ -248,6 +260,7 @@ def test_many_votes_of_one_address_are_limited_and_counted(
     fake.wait_until(lambda: store.refused() == {"rate": 2})
 
 
+@pytest.mark.slow
 def test_when_the_database_is_locked_the_page_says_so_and_chat_goes_on(
     arena: str, tmp_path: Path, store: ArenaStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -285,6 +298,7 @@ def link_in(html: str) -> str:
     return found[1]
 
 
+@pytest.mark.slow
 def test_the_board_moves_with_the_votes_of_blind_battles(
     session: Session, store: ArenaStore
 ) -> None:
@@ -299,6 +313,7 @@ def test_the_board_moves_with_the_votes_of_blind_battles(
     assert len(board.leaderboard().first.rows) == 2
 
 
+@pytest.mark.slow
 def test_a_flagged_message_reaches_no_model(
     serve_arena: Callable[..., str], fake: Any, tmp_path: Path
 ) -> None:
@@ -319,6 +334,7 @@ def test_a_flagged_message_reaches_no_model(
     ] * 2
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("settings", "path"),
     [

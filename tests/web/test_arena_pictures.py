@@ -101,6 +101,7 @@ def ask(session: Session, text: str, *files: dict[str, Any]) -> list[list[Any]]:
     return session.call("anonymous_send", None, message, 0.7, 1.0, 64)
 
 
+@pytest.mark.slow
 def test_a_battle_about_a_picture(session: Session, fake: Any, tmp_path: Path) -> None:
     steps = ask(session, "what is it", upload(session), upload(session, png(9, 9)))
     assert WORDS.one_picture in steps[-1][-1]
@@ -121,6 +122,7 @@ def test_a_battle_about_a_picture(session: Session, fake: Any, tmp_path: Path) -
     assert "seeing" not in session.everything
 
 
+@pytest.mark.slow
 def test_a_model_that_sees_nothing_gets_the_text_alone(session: Session, fake: Any) -> None:
     message = {"text": "look", "files": [upload(session)]}
     steps = session.call("direct_send", None, message, "blind", 0.7, 1.0, 64)
@@ -128,6 +130,7 @@ def test_a_model_that_sees_nothing_gets_the_text_alone(session: Session, fake: A
     assert fake.requests[-1]["messages"][-1]["content"] == "look"
 
 
+@pytest.mark.slow
 def test_files_that_were_not_uploaded_are_not_read(session: Session, fake: Any) -> None:
     steps = ask(session, "look", {"path": "/etc/passwd", "meta": {"_type": "gradio.FileData"}})
     assert "root:" not in json.dumps(steps)

@@ -20,6 +20,7 @@ WORDS = load_texts().arena
 CROWD = 100
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "parameter",
     [
@@ -56,6 +57,7 @@ def test_a_parameter_of_the_address_opens_its_tab(
     assert told.get("selected") == wanted
 
 
+@pytest.mark.slow
 def test_a_model_that_comes_later_can_be_asked_without_a_restart(
     serve_arena: Callable[..., str], fake: Any
 ) -> None:
@@ -68,6 +70,7 @@ def test_a_model_that_comes_later_can_be_asked_without_a_restart(
     session.close()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("root", ["/arena", "https://arena.example/chat"])
 def test_a_page_behind_a_proxys_path_asks_for_everything_below_it(
     serve_arena: Callable[..., str], fake: Any, root: str
@@ -91,6 +94,7 @@ def test_a_page_behind_a_proxys_path_asks_for_everything_below_it(
         assert httpx.get(page, headers={"host": "evil.example"}).status_code == 403
 
 
+@pytest.mark.slow
 def test_terms_come_first_on_the_arena_as_well(serve_arena: Callable[..., str]) -> None:
     assert "<dialog id=" not in httpx.get(serve_arena() + "/config").text
     assert "<dialog id=" in httpx.get(serve_arena(page={"show_terms": True}) + "/config").text
@@ -111,6 +115,7 @@ def test_a_regenerated_battle_is_the_one_that_is_voted_on(
     session.close()
 
 
+@pytest.mark.slow
 def test_our_cleaner_counts_every_vote_of_our_log(
     serve_arena: Callable[..., str], fake: Any, tmp_path: Path
 ) -> None:

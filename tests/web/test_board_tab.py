@@ -75,6 +75,7 @@ def test_own_categories_stand_beside_those_that_ship(store: ArenaStore, tmp_path
     store.database.close()
 
 
+@pytest.mark.slow
 def test_results_and_tables_of_files_are_shown_on_the_page(
     serve_arena: Callable[..., str], tmp_path: Path
 ) -> None:
@@ -99,6 +100,7 @@ def test_results_and_tables_of_files_are_shown_on_the_page(
     session.close()
 
 
+@pytest.mark.slow
 def test_the_tabs_have_the_published_controls(serve_arena: Callable[..., str]) -> None:
     page = serve_arena(shows_visualizer=True)
     config = httpx.get(f"{page}/config").json()
@@ -140,6 +142,7 @@ def test_analytics_are_loaded_only_when_asked_for(serve_arena: Callable[..., str
     assert "gtag/js?id=G-123" in told.text
 
 
+@pytest.mark.slow
 def test_a_browser_is_named_once_by_a_cookie_of_ours(serve_arena: Callable[..., str]) -> None:
     with httpx.Client(base_url=serve_arena()) as browser:
         first = browser.get("/").headers["set-cookie"]
@@ -148,6 +151,7 @@ def test_a_browser_is_named_once_by_a_cookie_of_ours(serve_arena: Callable[..., 
         assert "set-cookie" not in browser.get("/").headers
 
 
+@pytest.mark.slow
 def test_the_page_speaks_chinese(serve_arena: Callable[..., str]) -> None:
     config = httpx.get(f"{serve_arena(page={'language': 'zh'})}/config").text
     assert "竞技场" in json.dumps(json.loads(config), ensure_ascii=False)

@@ -121,6 +121,7 @@ async def test_the_fifty_first_message_is_refused(open_duels: OpenDuels, fake: A
     assert len(fake.requests) == n
 
 
+@pytest.mark.slow
 async def test_a_model_that_fails_twice_rests(open_duels: OpenDuels, fake: Any) -> None:
     two(fake)
     duels = open_duels()
@@ -132,6 +133,7 @@ async def test_a_model_that_fails_twice_rests(open_duels: OpenDuels, fake: Any) 
     assert (await asked(duels, Duel(), "hello")).can_vote, "resting models are better than none"
 
 
+@pytest.mark.slow
 async def test_the_operators_rules_decide_who_meets(
     open_duels: OpenDuels, fake: Any, tmp_path: Path
 ) -> None:
@@ -164,6 +166,7 @@ async def test_a_call_monitor_limits_what_is_chosen_and_never_a_battle(
     assert (await asked(duels, Duel(), "hello")).can_vote
 
 
+@pytest.mark.slow
 async def test_stopping_keeps_what_came_and_takes_no_vote(open_duels: OpenDuels, fake: Any) -> None:
     two(fake)
     duels = open_duels()

@@ -118,6 +118,7 @@ async def test_a_reader_who_leaves_ends_the_answer(panes: Panes, fake: Any) -> N
     assert (await ask(panes, "again"))[-1].notice == "", "the pane is free again"
 
 
+@pytest.mark.slow
 async def test_a_silent_answer_is_looked_after_while_it_is_silent(panes: Panes, fake: Any) -> None:
     shown = 0
     async for _ in panes.send(Pane(), "!hang", model="parrot", sampling=Sampling(), key="k"):
@@ -173,6 +174,7 @@ async def test_a_server_that_is_not_there_is_told() -> None:
     await directory.close()
 
 
+@pytest.mark.slow
 async def test_a_silent_server_is_given_up_after_the_timeout(fake: Any) -> None:
     async def swallow(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         await reader.read()
@@ -227,6 +229,7 @@ def test_unanswered_questions_are_not_sent() -> None:
     assert answered((one,)) == [one]
 
 
+@pytest.mark.slow
 async def test_many_answers_at_once_do_not_wait_for_each_other(panes: Panes, fake: Any) -> None:
     shown = await asyncio.gather(*(ask(panes, f"number {i}", key=str(i)) for i in range(100)))
     assert [s[-1].messages[-1].text for s in shown] == [

@@ -40,6 +40,7 @@ def models(fake: Any) -> None:
     fake.models = [{"id": "lion"}, {"id": "bear"}]
 
 
+@pytest.mark.slow
 def test_without_texts_the_votes_still_count(
     serve_arena: Callable[..., str], tmp_path: Path, fake: Any, models: None
 ) -> None:
@@ -56,6 +57,7 @@ def test_without_texts_the_votes_still_count(
     database.close()
 
 
+@pytest.mark.slow
 def test_an_arena_forgets_what_is_too_old_when_it_starts(
     serve_arena: Callable[..., str], tmp_path: Path, fake: Any, models: None
 ) -> None:
@@ -91,6 +93,7 @@ def test_retention_removes_files_of_days_that_are_over(tmp_path: Path) -> None:
     database.close()
 
 
+@pytest.mark.slow
 def test_one_person_is_forgotten_on_request_while_the_page_runs(
     serve_arena: Callable[..., str],
     tmp_path: Path,
@@ -140,6 +143,7 @@ def test_what_is_not_named_is_not_forgotten(
     assert "forgotten: 0 conversations" in capsys.readouterr().out
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("language", ["en", "zh"])
 def test_the_page_says_what_it_keeps(language: str) -> None:
     def said(**settings: Any) -> str:

@@ -54,6 +54,7 @@ async def lines_of(client: openai.AsyncOpenAI, file_id: str) -> list[dict[str, A
     return [json.loads(each) for each in (await client.files.content(file_id)).text.splitlines()]
 
 
+@pytest.mark.slow
 async def test_files_are_uploaded_listed_read_and_deleted() -> None:
     async with scripted_gateway(api_keys=KEYS) as (url, _), official(url) as client:
         content = b"\x00\xff" * 800_000
@@ -97,6 +98,7 @@ async def test_uploads_that_cannot_be_taken_are_refused(monkeypatch: pytest.Monk
                     assert reply.status == 400, (kind, data)
 
 
+@pytest.mark.slow
 async def test_a_batch_is_answered_into_files() -> None:
     async with scripted_gateway() as (url, chat), official(url) as client:
         chat.answer = lambda body: (
@@ -122,6 +124,7 @@ async def test_a_batch_is_answered_into_files() -> None:
         assert (await client.files.retrieve(batch.output_file_id)).purpose == "batch_output"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("endpoint", ["/v1/completions", "/v1/embeddings", "/v1/responses", CHAT])
 async def test_every_endpoint_has_batches(endpoint: str) -> None:
     body = {"model": "echo", "messages": [{"role": "user", "content": "hi"}]}
@@ -135,6 +138,7 @@ async def test_every_endpoint_has_batches(endpoint: str) -> None:
         assert answer["response"]["body"]["model"] == "echo"
 
 
+@pytest.mark.slow
 async def test_a_file_that_cannot_be_asked_fails_with_its_lines() -> None:
     wrong = [
         b"nonsense\n",
@@ -213,6 +217,7 @@ async def answered(client: openai.AsyncOpenAI, batch: Any, count: int) -> None:
             batch = await client.batches.retrieve(batch.id)
 
 
+@pytest.mark.slow
 async def test_a_batch_goes_on_where_a_stopped_gateway_left_it(tmp_path: Path) -> None:
     chat = ScriptedChat()
     database = {"database_url": str(tmp_path / "store.db"), "api_keys": ("k1",)}
@@ -230,6 +235,7 @@ async def test_a_batch_goes_on_where_a_stopped_gateway_left_it(tmp_path: Path) -
     assert sorted(gate.asked) == ["t0", "t1", "t2", "t3", "t3", "t4"]
 
 
+@pytest.mark.slow
 async def test_a_cancelled_batch_keeps_what_was_answered() -> None:
     async with scripted_gateway() as (url, chat), official(url) as client:
         gate = Gate(chat, "t1")
@@ -247,6 +253,7 @@ async def test_a_cancelled_batch_keeps_what_was_answered() -> None:
         assert again.status == "cancelled"
 
 
+@pytest.mark.slow
 async def test_one_key_sees_nothing_of_anothers_batches() -> None:
     async with (
         scripted_gateway(api_keys=KEYS) as (url, _),
@@ -266,6 +273,7 @@ async def test_one_key_sees_nothing_of_anothers_batches() -> None:
             await stranger.files.content(batch.output_file_id)
 
 
+@pytest.mark.slow
 async def test_a_busy_endpoint_is_asked_again(monkeypatch: pytest.MonkeyPatch) -> None:
     waits: list[float] = []
 

@@ -11,6 +11,7 @@ from fastchat.errors import UsageError
 from fastchat.serve.openai_api_server import GatewaySettings
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("path", ["/v1/embeddings", "/v1/engines/echo/embeddings"])
 async def test_pieces_join_to_what_one_call_gives(path: str) -> None:
     texts = ["a", "bb", "ccc", "dddd", "eeeee"]

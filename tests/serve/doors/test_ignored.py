@@ -163,6 +163,7 @@ def test_what_is_empty_known_or_refused_elsewhere_is_not_named(
     assert ignored_fields(kind, body) == []
 
 
+@pytest.mark.slow
 async def test_it_is_named_in_the_reply_of_every_route(url: str) -> None:
     odd = SAID | {"weight": 1}
     chat = {"model": "m", "messages": [odd]}
@@ -192,6 +193,7 @@ async def test_a_strict_worker_refuses_them() -> None:
             )
 
 
+@pytest.mark.slow
 async def test_of_a_line_they_are_named_in_its_answer(url: str) -> None:
     lines = [
         {"custom_id": str(i), "method": "POST", "url": "/v1/chat/completions", "body": body}

@@ -25,6 +25,7 @@ async def official(url: str, **more: Any) -> AsyncIterator[anthropic.AsyncAnthro
         yield client
 
 
+@pytest.mark.slow
 async def test_the_official_client_asks_and_streams() -> None:
     async with echo_gateway() as url, official(url) as client:
         message = await client.messages.create(model="echo", max_tokens=50, messages=HELLO)
@@ -52,6 +53,7 @@ TOOLS = [
 ]
 
 
+@pytest.mark.slow
 async def test_thinking_text_and_calls_become_blocks_in_both_ways() -> None:
     async with scripted_gateway() as (url, chat), official(url) as client:
         chat.deltas = [
@@ -82,6 +84,7 @@ async def test_thinking_text_and_calls_become_blocks_in_both_ways() -> None:
         assert kinds.count("content_block_start") == kinds.count("content_block_stop") == 4
 
 
+@pytest.mark.slow
 async def test_a_stream_has_the_published_events_in_order() -> None:
     async with scripted_gateway() as (url, _), aiohttp.ClientSession() as session:
         body = {"model": "m", "max_tokens": 9, "messages": HELLO, "stream": True}
@@ -170,6 +173,7 @@ async def test_every_kind_of_content_reaches_the_chat() -> None:
     assert (asked["reasoning_effort"], asked["user"]) == ("low", "u")
 
 
+@pytest.mark.slow
 async def test_tokens_are_counted_by_the_endpoint() -> None:
     async with scripted_gateway() as (url, chat), official(url) as client:
         counted = await client.messages.count_tokens(
@@ -184,6 +188,7 @@ async def test_tokens_are_counted_by_the_endpoint() -> None:
         assert counted.input_tokens == message.usage.input_tokens
 
 
+@pytest.mark.slow
 async def test_an_answer_goes_on_with_a_last_message_of_the_assistant() -> None:
     async with scripted_gateway() as (url, chat), official(url) as client:
         begun: list[Any] = [*HELLO, {"role": "assistant", "content": "It is"}]
@@ -230,6 +235,7 @@ WRONG: list[tuple[dict[str, Any], str]] = [
 ]
 
 
+@pytest.mark.slow
 async def test_what_cannot_be_done_is_refused_by_name_in_anthropics_shape() -> None:
     async with scripted_gateway() as (url, chat), aiohttp.ClientSession() as session:
         for fields, named in WRONG:
@@ -243,6 +249,7 @@ async def test_what_cannot_be_done_is_refused_by_name_in_anthropics_shape() -> N
         assert chat.bodies == []
 
 
+@pytest.mark.slow
 async def test_errors_keep_their_kind() -> None:
     async with scripted_gateway(api_keys=("k1",)) as (url, chat):
         async with official(url) as client:
@@ -260,6 +267,7 @@ async def test_errors_keep_their_kind() -> None:
             assert caught.value.body["error"]["type"] == "authentication_error"
 
 
+@pytest.mark.slow
 async def test_a_stream_that_breaks_ends_with_an_error_event() -> None:
     async with scripted_gateway() as (url, chat), official(url) as client:
         chat.breaks = True
@@ -268,6 +276,7 @@ async def test_a_stream_that_breaks_ends_with_an_error_event() -> None:
                 await stream.get_final_message()
 
 
+@pytest.mark.slow
 async def test_fields_without_meaning_are_named() -> None:
     async with scripted_gateway() as (url, chat), aiohttp.ClientSession() as session:
         body = {"model": "m", "max_tokens": 9, "messages": HELLO, "colour": 1, "service_tier": "x"}
@@ -282,6 +291,7 @@ async def test_fields_without_meaning_are_named() -> None:
             assert (reply.status, reply.headers["allow"]) == (405, "POST")
 
 
+@pytest.mark.slow
 async def test_leaving_ends_the_work() -> None:
     engine = EchoEngine(echo_options("echo:delay_ms=20"))
     worker = Worker({"echo": engine}, WorkerSettings())
@@ -302,6 +312,7 @@ async def test_leaving_ends_the_work() -> None:
         await until(lambda: engine.aborted_total == 2)
 
 
+@pytest.mark.slow
 async def test_the_stop_sequence_that_ended_the_text_is_told() -> None:
     async with echo_gateway() as url, official(url) as client:
         asked: Any = {"model": "echo", "max_tokens": 50, "stop_sequences": ["x", " th"]}

@@ -45,6 +45,7 @@ async def gateway() -> AsyncIterator[str]:
         yield url
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("path", BODIES)
 async def test_what_is_nested_too_deeply_is_refused(gateway: str, path: str) -> None:
     body = '{"model": "echo", ' + BODIES[path].replace("DEEP", nested(DEPTH)) + "}"
@@ -57,6 +58,7 @@ async def test_what_is_nested_too_deeply_is_refused(gateway: str, path: str) -> 
         assert ("error" in await reply.json()) == (reply.status == 400)
 
 
+@pytest.mark.slow
 async def test_a_body_without_a_model_is_written_again_or_refused(gateway: str) -> None:
     async with aiohttp.ClientSession() as session:
         for path in ("/tokenize", "/v1/engines/echo/embeddings"):
@@ -82,6 +84,7 @@ async def test_parameters_deeper_than_a_grammar_goes_are_refused_by_name() -> No
     assert caught.value.param == "tools[0].function.parameters"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("seconds", ["9" * 5000, "3599", "x", "-1"])
 async def test_a_life_of_a_file_that_is_no_number_of_seconds_is_refused(
     gateway: str, seconds: str

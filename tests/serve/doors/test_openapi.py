@@ -47,6 +47,7 @@ def test_every_reference_leads_somewhere() -> None:
     assert "security" not in document(has_keys=False)
 
 
+@pytest.mark.slow
 async def test_the_document_and_its_page_are_given() -> None:
     async with echo_gateway(api_keys=("k1",)) as url, aiohttp.ClientSession() as session:
         async with session.get(f"{url}/openapi.json") as reply:
@@ -119,6 +120,7 @@ def _with_known(made: dict[str, Any], known: dict[str, str]) -> dict[str, Any]:
     return made
 
 
+@pytest.mark.slow
 async def test_a_fixed_path_wins_over_one_with_a_place() -> None:
     async with echo_gateway() as url, aiohttp.ClientSession() as session:
         async with session.get(f"{url}/v1/responses/input_tokens") as reply:

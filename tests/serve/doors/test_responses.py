@@ -48,6 +48,7 @@ async def raw_events(url: str, body: dict[str, Any]) -> list[dict[str, Any]]:
     return events
 
 
+@pytest.mark.slow
 async def test_the_official_client_asks_streams_and_goes_on() -> None:
     async with echo_gateway() as url, official(url) as client:
         first = await client.responses.create(model="echo", input="hi there")
@@ -69,6 +70,7 @@ async def test_the_official_client_asks_streams_and_goes_on() -> None:
         assert counted.input_tokens == second.usage.input_tokens
 
 
+@pytest.mark.slow
 async def test_reasoning_text_and_calls_become_items_in_both_ways() -> None:
     async with scripted_gateway() as (url, chat):
         chat.deltas = [
@@ -182,6 +184,7 @@ async def test_every_kind_of_item_reaches_the_chat() -> None:
     assert (asked["logprobs"], asked["top_logprobs"]) == (True, 2)
 
 
+@pytest.mark.slow
 async def test_log_probabilities_come_with_the_text() -> None:
     async with echo_gateway() as url:
         body = {"model": "echo", "input": "ab", "include": ["message.output_text.logprobs"]}
@@ -191,6 +194,7 @@ async def test_log_probabilities_come_with_the_text() -> None:
     assert len(part["logprobs"][0]["top_logprobs"]) == 1
 
 
+@pytest.mark.slow
 async def test_a_cut_answer_is_incomplete_and_a_refusal_a_part_of_its_own() -> None:
     async with scripted_gateway() as (url, chat), official(url) as client:
         chat.reason = "length"
@@ -204,6 +208,7 @@ async def test_a_cut_answer_is_incomplete_and_a_refusal_a_part_of_its_own() -> N
         assert part == {"type": "refusal", "refusal": "I won't"}
 
 
+@pytest.mark.slow
 async def test_stored_responses_are_read_listed_and_deleted() -> None:
     async with scripted_gateway() as (url, chat), official(url) as client:
         first = await client.responses.create(model="m", input="one", metadata={"a": "b"})
@@ -232,6 +237,7 @@ async def test_stored_responses_are_read_listed_and_deleted() -> None:
             await client.responses.retrieve(silent.id)
 
 
+@pytest.mark.slow
 async def test_the_background_is_asked_for_and_cancelled() -> None:
     async with echo_gateway("echo:delay_ms=1") as url, official(url) as client:
         made = await client.responses.create(model="echo", input="hello", background=True)
@@ -247,6 +253,7 @@ async def test_the_background_is_asked_for_and_cancelled() -> None:
             await client.responses.cancel(plain.id)
 
 
+@pytest.mark.slow
 async def test_a_failure_in_the_background_is_told() -> None:
     async with echo_gateway("echo:fail_on=bad") as url, official(url) as client:
         made = await client.responses.create(model="echo", input="bad", background=True)
@@ -278,6 +285,7 @@ WRONG: list[tuple[dict[str, Any], str]] = [
 ]
 
 
+@pytest.mark.slow
 async def test_what_cannot_be_done_is_refused_by_name() -> None:
     async with scripted_gateway() as (url, chat), aiohttp.ClientSession() as session:
         for fields, named in WRONG:
@@ -290,6 +298,7 @@ async def test_what_cannot_be_done_is_refused_by_name() -> None:
         assert chat.bodies == []
 
 
+@pytest.mark.slow
 async def test_errors_before_and_within_a_stream() -> None:
     async with scripted_gateway() as (url, chat), official(url) as client:
         chat.breaks = True
@@ -301,6 +310,7 @@ async def test_errors_before_and_within_a_stream() -> None:
             await client.responses.create(model="m", input="hi", stream=True)
 
 
+@pytest.mark.slow
 async def test_one_key_sees_nothing_of_anothers_responses() -> None:
     async with (
         scripted_gateway(api_keys=("k1", "k2")) as (url, _),

@@ -78,6 +78,7 @@ def address(url: str) -> str:
     return url.removeprefix("http://")
 
 
+@pytest.mark.slow
 @needs_nginx
 async def test_pages_and_apis_are_reached_and_addresses_are_not_believed(tmp_path: Path) -> None:
     async with serving(named("page")) as page, serving(named("api")) as api:
@@ -100,6 +101,7 @@ async def test_pages_and_apis_are_reached_and_addresses_are_not_believed(tmp_pat
                 assert reply.status == 413
 
 
+@pytest.mark.slow
 @needs_nginx
 async def test_a_piece_arrives_before_the_answer_ends(tmp_path: Path) -> None:
     async with serving(named("api")) as api:
@@ -113,6 +115,7 @@ async def test_a_piece_arrives_before_the_answer_ends(tmp_path: Path) -> None:
                     assert await reply.content.readline() == b"data: first\n"
 
 
+@pytest.mark.slow
 @needs_nginx
 async def test_one_address_holds_so_many_connections(tmp_path: Path) -> None:
     async with serving(named("page")) as page:
@@ -131,6 +134,7 @@ async def test_one_address_holds_so_many_connections(tmp_path: Path) -> None:
                     assert third.status == 429
 
 
+@pytest.mark.slow
 @needs_nginx
 async def test_a_dead_page_server_is_passed_over(tmp_path: Path) -> None:
     async with serving(named("page")) as page:
@@ -145,6 +149,7 @@ async def test_a_dead_page_server_is_passed_over(tmp_path: Path) -> None:
                     assert (await reply.json())["name"] == "page"
 
 
+@pytest.mark.slow
 @needs_nginx
 async def test_tls(tmp_path: Path) -> None:
     if shutil.which("openssl") is None:

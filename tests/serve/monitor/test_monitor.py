@@ -140,6 +140,7 @@ def test_flags_that_cannot_be_are_told(flags: dict[str, Any], words: str) -> Non
         monitor.run(MonitorSettings(**flags))
 
 
+@pytest.mark.slow
 def test_statistics_come_from_logs_or_the_store(
     tmp_path: Path, database_url: str, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -87,6 +87,7 @@ def text_of(chunks: list[Any]) -> str:
     return "".join(c.choices[0].delta.content or "" for c in chunks if c.choices)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("wire", TYPES)
 async def test_a_remote_model_stands_in_the_list_and_answers(wire: str, tmp_path: Path) -> None:
     async with place(wire, tmp_path) as here:
@@ -103,6 +104,7 @@ async def test_a_remote_model_stands_in_the_list_and_answers(wire: str, tmp_path
         assert "0.5" in sent and "50" in sent and "X" in sent
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("wire", TYPES)
 async def test_streams_come_as_openai_sends_them(wire: str, tmp_path: Path) -> None:
     async with place(wire, tmp_path) as here:
@@ -116,6 +118,7 @@ async def test_streams_come_as_openai_sends_them(wire: str, tmp_path: Path) -> N
         assert (chunks[-1].usage.prompt_tokens, chunks[-1].usage.completion_tokens) == (9, 4)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("wire", TRANSLATED)
 async def test_tools_are_called_and_answered(wire: str, tmp_path: Path) -> None:
     async with place(wire, tmp_path) as here:
@@ -137,6 +140,7 @@ async def test_tools_are_called_and_answered(wire: str, tmp_path: Path) -> None:
         assert "sunny" in sent and "Paris" in sent
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("wire", TRANSLATED)
 async def test_thoughts_come_apart_from_the_answer(wire: str, tmp_path: Path) -> None:
     async with place(wire, tmp_path) as here:
@@ -147,6 +151,7 @@ async def test_thoughts_come_apart_from_the_answer(wire: str, tmp_path: Path) ->
         assert "".join(getattr(d, "reasoning_content", None) or "" for d in deltas) == "Hm."
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("wire", TRANSLATED)
 async def test_system_texts_turns_and_pictures_arrive(wire: str, tmp_path: Path) -> None:
     picture = {"type": "image_url", "image_url": {"url": "data:image/png;base64,aGVsbG8="}}
@@ -181,6 +186,7 @@ REFUSED = [
 ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("wire", TYPES)
 async def test_failures_of_a_provider_are_told_as_ours(wire: str, tmp_path: Path) -> None:
     async with place(wire, tmp_path) as here:
@@ -200,6 +206,7 @@ async def test_failures_of_a_provider_are_told_as_ours(wire: str, tmp_path: Path
         assert (await here.chat()).choices[0].message.content == TEXT
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("wire", TRANSLATED)
 @pytest.mark.parametrize("how", ["cut", "error_event"])
 async def test_a_stream_that_breaks_ends_with_an_error_event(
@@ -212,6 +219,7 @@ async def test_a_stream_that_breaks_ends_with_an_error_event(
         assert "provider" in str(caught.value)
 
 
+@pytest.mark.slow
 async def test_a_provider_that_is_silent_is_given_up_after_its_time(tmp_path: Path) -> None:
     async with place("anthropic", tmp_path, timeout=0.3) as here:
         here.provider.hangs = True
@@ -220,6 +228,7 @@ async def test_a_provider_that_is_silent_is_given_up_after_its_time(tmp_path: Pa
         assert caught.value.status_code == 504
 
 
+@pytest.mark.slow
 async def test_a_failing_request_is_tried_again_as_often_as_told(tmp_path: Path) -> None:
     async with place("openai", tmp_path, max_retries=1) as here:
         here.provider.failures = [(500, {}, {})]
@@ -233,6 +242,7 @@ async def test_a_failing_request_is_tried_again_as_often_as_told(tmp_path: Path)
         assert len(here.provider.seen) == 5
 
 
+@pytest.mark.slow
 async def test_no_more_requests_than_allowed_are_under_way(tmp_path: Path) -> None:
     async with place("openai", tmp_path, concurrency=1) as here:
         here.provider.hangs = True
@@ -254,6 +264,7 @@ async def test_no_more_requests_than_allowed_are_under_way(tmp_path: Path) -> No
                 await asyncio.sleep(0.02)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("api_type", ["openai_no_stream", "openai_o1"])
 async def test_whole_answers_are_streamed_by_us(api_type: str, tmp_path: Path) -> None:
     async with place("openai", tmp_path, api_type=api_type) as here:
@@ -269,6 +280,7 @@ async def test_whole_answers_are_streamed_by_us(api_type: str, tmp_path: Path) -
         assert ("max_tokens" in sent) != is_o1
 
 
+@pytest.mark.slow
 async def test_fields_without_effect_are_named(tmp_path: Path) -> None:
     async with place("anthropic", tmp_path) as here:
         raw = await here.client.chat.completions.with_raw_response.create(
@@ -320,6 +332,7 @@ MALFORMED: list[dict[str, Any]] = [
 ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("wire", TRANSLATED)
 async def test_malformed_requests_are_refused_before_they_cost(wire: str, tmp_path: Path) -> None:
     async with place(wire, tmp_path) as here:
@@ -335,6 +348,7 @@ async def test_malformed_requests_are_refused_before_they_cost(wire: str, tmp_pa
         assert (reply.status_code, reply.headers["x-fastchat-ignored"]) == (200, "fine")
 
 
+@pytest.mark.slow
 async def test_a_reply_that_cannot_be_read_is_the_providers_failure(tmp_path: Path) -> None:
     strange = [[], {"content": 5}, {"content": [{"type": "tool_use"}]}, {"content": ["x"]}]
     async with place("anthropic", tmp_path) as here:
@@ -345,6 +359,7 @@ async def test_a_reply_that_cannot_be_read_is_the_providers_failure(tmp_path: Pa
             assert caught.value.status_code == 502
 
 
+@pytest.mark.slow
 async def test_embeddings_pass_to_openai_and_nowhere_else(tmp_path: Path) -> None:
     async with place("openai", tmp_path) as here:
         with contextlib.suppress(openai.APIError, TypeError, ValueError):
@@ -355,6 +370,7 @@ async def test_embeddings_pass_to_openai_and_nowhere_else(tmp_path: Path) -> Non
             await here.client.embeddings.create(model="ours", input="x")
 
 
+@pytest.mark.slow
 async def test_published_fields_reach_the_provider(tmp_path: Path) -> None:
     config = {"temperature": 0.7, "extra_body": {"router": "x"}}
     async with place("openai", tmp_path, recommended_config=config) as here:
@@ -378,6 +394,7 @@ async def test_published_fields_reach_the_provider(tmp_path: Path) -> None:
         assert seen.query.startswith("api-version=") and seen.headers["api-key"] == KEY
 
 
+@pytest.mark.slow
 async def test_the_familys_system_text_comes_first_where_asked_for(tmp_path: Path) -> None:
     async with place(
         "openai", tmp_path, model_name="vicuna-7b-v1.5", custom_system_prompt=True
@@ -389,6 +406,7 @@ async def test_the_familys_system_text_comes_first_where_asked_for(tmp_path: Pat
         assert here.provider.seen[1].value["messages"][0]["content"] == "Mine."
 
 
+@pytest.mark.slow
 async def test_pages_learn_how_a_model_is_shown(tmp_path: Path) -> None:
     config = {"temperature": 0.7}
     fields: dict[str, Any] = {"anony_only": True, "vision-arena": True}
@@ -419,6 +437,7 @@ async def test_a_local_model_answers_where_the_provider_of_its_name_is_full(
             assert texts == {"ok"}
 
 
+@pytest.mark.slow
 async def test_use_of_remote_models_is_counted(tmp_path: Path) -> None:
     from fastchat.store.database import Database
     from fastchat.store.keys import KeyStore
@@ -438,6 +457,7 @@ async def test_use_of_remote_models_is_counted(tmp_path: Path) -> None:
     database.close()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("wire", TYPES)
 async def test_the_key_is_nowhere_but_with_the_provider(
     wire: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
