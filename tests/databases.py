@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-KINDS = ("sqlite", "postgresql")
+KINDS = ("sqlite", pytest.param("postgresql", marks=pytest.mark.slow))
 
 
 def server_binaries() -> Path | None:

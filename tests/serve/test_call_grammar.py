@@ -161,11 +161,16 @@ def _marks(text: str) -> list[str]:
     return re.findall(r"<[^<>=\s]+>|\[[A-Z_]+\]", text)
 
 
-CASES = [(n, k) for n in FORMATS for k in KINDS if (n, k) != ("harmony", "letters")]
+CASES = [
+    pytest.param((n, k), id=f"{n}-{k}", marks=[pytest.mark.slow] if k != "special" else [])
+    for n in FORMATS
+    for k in KINDS
+    if (n, k) != ("harmony", "letters")
+]
 """Harmony's marks are tokens in every tokenizer that has them."""
 
 
-@pytest.fixture(params=CASES, ids="-".join)
+@pytest.fixture(params=CASES)
 def world(request: pytest.FixtureRequest) -> World:
     name, kind = request.param
     return World(FORMATS[name], kind)

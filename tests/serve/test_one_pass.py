@@ -36,6 +36,7 @@ async def engine(llama: Path, request: pytest.FixtureRequest) -> AsyncIterator[E
     await engine.stop(drain_s=0.0)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("path", "body"),
     [

@@ -37,6 +37,7 @@ async def engine(llama: Path) -> AsyncIterator[Engine]:
     await engine.stop(drain_s=0.0)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("stream", [False, True])
 @pytest.mark.parametrize("strict", [False, True])
 async def test_a_limit_beyond_the_context_is_told_or_refused(
