@@ -1,6 +1,7 @@
 """What the browser shows, as text; and the page in a real browser."""
 
 import asyncio
+import contextlib
 import json
 import re
 import socket
@@ -147,7 +148,11 @@ def test_a_reader_finds_a_question_and_its_judgments(page: str) -> None:
         expect(see).to_contain_text("lighthouse keeper", timeout=20_000)
         expect(tab.locator(".judgment:visible").first).to_contain_text("Grade: 6")
         assert tab.evaluate("document.documentElement.scrollWidth") <= 380
-        tab.keyboard.press("n")
+        for _ in range(4):  # a key that comes before the page listens is nobody's
+            tab.keyboard.press("n")
+            with contextlib.suppress(AssertionError):
+                expect(see).to_contain_text("bakery", timeout=8_000)
+                break
         expect(see).to_contain_text("bakery")
         tab.keyboard.press("p")
         expect(see).to_contain_text("lighthouse keeper")
