@@ -86,17 +86,11 @@ class EmbeddingPieces:
         self, scope: Scope, body: dict[str, Any]
     ) -> tuple[dict[str, Any], dict[str, str]]:
         """The value of a piece's reply, and the headers that concern the client."""
-        reply = await self._inside.post({**scope, PIECE: True}, PATH, body)
-        try:
-            if reply.status != 200:
-                raise await reply.failure()
-            value = await reply.json()
-        finally:
-            await reply.close()
+        value, headers = await self._inside.ask({**scope, PIECE: True}, PATH, body)
         data = value.get("data") if isinstance(value, dict) else None
         if not isinstance(data, list) or len(data) != len(body["input"]):
             raise UnavailableError("The model's endpoint did not answer with an embedding each.")
-        return value, reply.kept_headers()
+        return value, headers
 
 
 def _is_one(texts: list[Any]) -> bool:

@@ -195,17 +195,27 @@ class Inside:
         counted = {name: prompt[name] for name in COUNTED if name in prompt}
         if prompt.get("tool_choice") == "none":
             counted.pop("tools", None)  # the model is not told of them
-        reply = await self.post(caller, "/tokenize", counted)
-        try:
-            if reply.status != 200:
-                raise await reply.failure()
-            value = await reply.json()
-        finally:
-            await reply.close()
+        value, headers = await self.ask(caller, "/tokenize", counted)
         count = value.get("count") if isinstance(value, dict) else None
         if not isinstance(count, int):
             raise UnavailableError("This model's endpoint cannot count tokens.")
-        return count, reply.kept_headers()
+        return count, headers
+
+    async def ask(
+        self, caller: Scope, path: str, body: dict[str, Any]
+    ) -> tuple[Any, dict[str, str]]:
+        """The value of a whole reply, and the headers that concern the client.
+
+        Raises:
+            FastChatError: the request was refused.
+        """
+        reply = await self.post(caller, path, body)
+        try:
+            if reply.status != 200:
+                raise await reply.failure()
+            return await reply.json(), reply.kept_headers()
+        finally:
+            await reply.close()
 
     async def chat(self, caller: Scope, body: dict[str, Any]) -> "ChatReply":
         """The reply to a chat, streamed where `body` says so; the receiver closes it.
