@@ -37,6 +37,8 @@ COMMANDS: dict[str, set[str]] = {
     # From people's votes to training: the only place where data looks into the arena.
     "data/votes_to_pairs.py": {"arena"},
     "data/pair_filters.py": {"arena"},
+    # How an SQLite file is opened by several processes is the store's to know.
+    "train/teacher_cache.py": {"store"},
     # A judge as a voter: how a model is asked and judged is llm_judge's.
     "arena/simulate.py": {"llm_judge"},
     "arena/judge_bench.py": {"llm_judge"},

@@ -21,6 +21,7 @@ from sqlalchemy.exc import TimeoutError as PoolTimeout
 
 from fastchat.errors import StoreError, UsageError
 from fastchat.settings import Env
+from fastchat.store.wal import switch_to_wal
 
 T = TypeVar("T")
 
@@ -185,8 +186,9 @@ def _make_private(dialect: object, record: object, arguments: list[Any], more: o
 def _configure_sqlite(connection: sqlite3.Connection, record: object) -> None:
     """WAL lets readers go on beside the writer; FULL has a commit on the disk when it returns."""
     connection.isolation_level = None  # transactions are ours
+    switch_to_wal(connection, wait_s=BUSY_S)
     cursor = connection.cursor()
-    for pragma in ("journal_mode=WAL", "synchronous=FULL", "foreign_keys=ON"):
+    for pragma in ("synchronous=FULL", "foreign_keys=ON"):
         cursor.execute(f"PRAGMA {pragma}")
     cursor.close()
 

@@ -15,6 +15,10 @@ import torch
 from torch import Tensor
 
 from fastchat.errors import DataError
+from fastchat.store.wal import switch_to_wal
+
+BUSY_S = 60
+"""How long a process waits for another that writes into the same file."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -41,8 +45,8 @@ class TeacherCache:
         self.salt = repr((teacher, temperature, top_k)).encode()
         path.parent.mkdir(parents=True, exist_ok=True)
         try:
-            self.db = sqlite3.connect(path, timeout=60, isolation_level=None)
-            self.db.execute("PRAGMA journal_mode=WAL")
+            self.db = sqlite3.connect(path, timeout=BUSY_S, isolation_level=None)
+            switch_to_wal(self.db, wait_s=BUSY_S)
             self.db.execute(
                 "CREATE TABLE IF NOT EXISTS said (row BLOB PRIMARY KEY, ids BLOB, log_probs BLOB)"
             )

@@ -85,7 +85,7 @@ def test_tables_are_created_once_by_many(
     database_url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(database, "metadata", words.metadata)
-    stores = [Database(database_url) for _ in range(4)]
+    stores = [Database(database_url) for _ in range(16)]
     threads = [threading.Thread(target=store.create, args=([words],)) for store in stores]
     for thread in threads:
         thread.start()
