@@ -28,12 +28,12 @@ T = TypeVar("T")
 metadata = sa.MetaData()
 """Where every part of the store declares its tables."""
 
-BUSY_S = 5
+BUSY_S = 15
 """How long a transaction waits for another process before it is refused."""
 
 _making_files = threading.Lock()
 
-TURN_S = 15
+TURN_S = 45
 """How long a writer waits for others of its process; more than one of them may need."""
 
 CREATION_LOCK = 0x46617374

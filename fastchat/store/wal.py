@@ -3,22 +3,27 @@
 import sqlite3
 import time
 
+PAUSE_S = 0.01
+"""Between two tries."""
+
 
 def switch_to_wal(connection: sqlite3.Connection, *, wait_s: float) -> None:
     """Switches the file that `connection` has open.
 
     Waits itself: where two first users of a new file switch it at once, SQLite refuses one of
-    them without its usual wait.
+    them without its usual wait. Pauses are counted, as SQLite counts its own, and not the time: a
+    process that stood still has not waited for anybody.
 
     Raises:
         sqlite3.OperationalError: the file stayed locked for `wait_s`.
     """
-    deadline = time.monotonic() + wait_s
-    while True:
+    for _ in range(round(wait_s / PAUSE_S)):
         try:
-            connection.execute("PRAGMA journal_mode=WAL")
-            return
+            return _switch(connection)
         except sqlite3.OperationalError:
-            if time.monotonic() >= deadline:
-                raise
-            time.sleep(0.01)
+            time.sleep(PAUSE_S)
+    _switch(connection)
+
+
+def _switch(connection: sqlite3.Connection) -> None:
+    connection.execute("PRAGMA journal_mode=WAL")

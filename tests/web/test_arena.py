@@ -13,6 +13,7 @@ from gradio_session import Session
 
 from fastchat.arena.events import Event, log_files, read_events
 from fastchat.arena.live import LiveLeaderboard
+from fastchat.store import database as database_module
 from fastchat.store.arena import ArenaStore
 from fastchat.store.database import Database
 from fastchat.web.guard import Moderation, read_patterns
@@ -262,9 +263,13 @@ def test_many_votes_of_one_address_are_limited_and_counted(
 
 @pytest.mark.slow
 def test_when_the_database_is_locked_the_page_says_so_and_chat_goes_on(
-    arena: str, tmp_path: Path, store: ArenaStore, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path,
+    store: ArenaStore,
+    monkeypatch: pytest.MonkeyPatch,
+    request: pytest.FixtureRequest,
 ) -> None:
-    session = Session(arena)
+    monkeypatch.setattr(database_module, "BUSY_S", 1)  # before the arena opens it
+    session = Session(request.getfixturevalue("arena"))
     session.battle("hello")
     other = sqlite3.connect(tmp_path / "arena.db", isolation_level=None)
     other.execute("BEGIN IMMEDIATE")
