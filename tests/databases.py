@@ -4,7 +4,6 @@ import os
 import pwd
 import shutil
 import signal
-import socket
 import subprocess
 import tempfile
 import time
@@ -13,7 +12,9 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from real_processes import free_port
 
+START_LIMIT_S = 300
 KINDS = ("sqlite", pytest.param("postgresql", marks=pytest.mark.slow))
 
 
@@ -29,14 +30,17 @@ def server_binaries() -> Path | None:
 def running_postgresql() -> Iterator[str]:
     """Starts a server in a folder of its own; yields the URL of its first database.
 
-    PostgreSQL refuses to run as root, so it runs as the user `postgres` there.
+    PostgreSQL refuses to run as root, so it runs as the user `postgres` there, in a folder which
+    that user can reach wherever root keeps its own.
     """
     binaries = server_binaries()
     if binaries is None:
         pytest.skip("no PostgreSQL server is installed (Debian's package: postgresql)")
     account: dict[str, object] = {}
-    folder = Path(tempfile.mkdtemp(prefix="fastchat-postgresql-"))
-    if os.geteuid() == 0:
+    is_root = os.geteuid() == 0
+    place = "/tmp" if is_root else None
+    folder = Path(tempfile.mkdtemp(prefix="fastchat-postgresql-", dir=place))
+    if is_root:
         user = pwd.getpwnam("postgres")
         os.chown(folder, user.pw_uid, user.pw_gid)
         account = {"user": user.pw_uid, "group": user.pw_gid, "extra_groups": []}
@@ -49,10 +53,10 @@ def running_postgresql() -> Iterator[str]:
         cwd=folder,
         **account,  # type: ignore[arg-type]
     )
-    with socket.create_server(("127.0.0.1", 0)) as free:
-        port = free.getsockname()[1]
+    port = free_port()
     options = {"listen_addresses": "127.0.0.1", "port": port, "fsync": "off"}
     options |= {"unix_socket_directories": folder, "max_connections": 200}
+    options["autovacuum"] = "off"  # it may hold the template of new databases for a while
     with open(folder / "log", "wb") as log:
         server = subprocess.Popen(
             [binaries / "postgres", "-D", data, *(f"-c{k}={v}" for k, v in options.items())],
@@ -62,7 +66,7 @@ def running_postgresql() -> Iterator[str]:
             **account,  # type: ignore[arg-type]
         )
     try:
-        _wait_until_ready(binaries, port, server)
+        _wait_until_ready(binaries, folder, port, server)
         yield f"postgresql://tester@127.0.0.1:{port}/postgres"
     finally:
         server.send_signal(signal.SIGINT)  # at once: SIGTERM waits for clients to leave
@@ -70,12 +74,16 @@ def running_postgresql() -> Iterator[str]:
         shutil.rmtree(folder, ignore_errors=True)
 
 
-def _wait_until_ready(binaries: Path, port: int, server: subprocess.Popen[bytes]) -> None:
-    ask = [binaries / "pg_isready", "-q", "-h", "127.0.0.1", "-p", str(port)]
-    deadline = time.monotonic() + 60
+def _wait_until_ready(
+    binaries: Path, folder: Path, port: int, server: subprocess.Popen[bytes]
+) -> None:
+    # By the socket in its own folder, at which no other server can answer.
+    ask = [binaries / "pg_isready", "-q", "-h", folder, "-p", str(port)]
+    deadline = time.monotonic() + START_LIMIT_S
     while subprocess.run(ask, check=False).returncode:
-        assert server.poll() is None, "the PostgreSQL server ended"
-        assert time.monotonic() < deadline, "the PostgreSQL server did not start"
+        said = (folder / "log").read_text("utf-8", "replace")[-2000:]
+        assert server.poll() is None, f"the PostgreSQL server ended: {said}"
+        assert time.monotonic() < deadline, f"the PostgreSQL server did not start: {said}"
         time.sleep(0.05)
 
 
