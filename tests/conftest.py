@@ -7,6 +7,7 @@ from pathlib import Path
 
 import databases
 import pytest
+from hypothesis import HealthCheck, settings
 
 # Nothing in the tests may ask a hub or report anywhere; set before any library is imported.
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
@@ -18,6 +19,12 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 # A shell's background jobs ignore Ctrl-C, which the programs that tests start would inherit.
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
+
+# Drawn examples are the same in every run, and how long they take says nothing about them.
+settings.register_profile(
+    "steady", derandomize=True, deadline=None, suppress_health_check=[HealthCheck.too_slow]
+)
+settings.load_profile("steady")
 
 ROOT = Path(__file__).resolve().parent.parent
 SHARED = Path(os.environ.get("FASTCHAT_SHARED", ROOT.parent / "shared"))
