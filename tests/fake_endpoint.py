@@ -6,11 +6,13 @@ import json
 from collections.abc import AsyncIterator
 from typing import Any
 
+from real_processes import free_port
+
 N_EVENTS = 5
 
 
 class FakeEndpoint:
-    """Answers on a free port of 127.0.0.1, in the way that `mode` says.
+    """Answers on a port of 127.0.0.1 of its own, in the way that `mode` says.
 
     Modes: `answer`; `silent` (health answers, nothing else does); `hung` (nothing answers);
     `break_first` (closes before a byte); `break_middle` (closes in the middle of an event);
@@ -25,7 +27,9 @@ class FakeEndpoint:
         self.models = models or ("m",)
         self.mode = "answer"
         self.usage: dict[str, int] | None = None
-        self.port = 0
+        self.port = free_port()  # which stays ours while it is closed
+        self.asked: list[str] = []
+        """Paths of all requests, health and models too; `paths` has what else was asked."""
         self.bodies: list[bytes] = []
         self.heads: list[str] = []
         self.paths: list[str] = []
@@ -48,7 +52,6 @@ class FakeEndpoint:
     async def listen(self) -> None:
         """Opens the port; the same one when it was open before."""
         self._server = await asyncio.start_server(self._accept, "127.0.0.1", self.port)
-        self.port = self._server.sockets[0].getsockname()[1]
 
     async def close(self) -> None:
         """Closes the port and all connections."""
@@ -94,6 +97,7 @@ class FakeEndpoint:
         writer: asyncio.StreamWriter,
     ) -> bool:
         """Whether the connection stays open."""
+        self.asked.append(path)
         if self.mode == "hung":
             await self._until_gone(reader)
             return False

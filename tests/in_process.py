@@ -5,11 +5,12 @@ import contextlib
 from collections.abc import AsyncIterator, Callable, Iterator
 
 import uvicorn
+from live import KEEP_ALIVE_S
 from starlette.types import ASGIApp
 
 from fastchat.serve.asgi import bind
 
-WAIT_LIMIT_S = 20
+WAIT_LIMIT_S = 180
 
 
 class _Server(uvicorn.Server):
@@ -23,7 +24,13 @@ async def serving(app: ASGIApp) -> AsyncIterator[str]:
     """The address of `app` while the block runs."""
     sockets = bind("127.0.0.1", 0)
     port = sockets[0].getsockname()[1]
-    config = uvicorn.Config(app, log_config=None, access_log=False, timeout_graceful_shutdown=2)
+    config = uvicorn.Config(
+        app,
+        log_config=None,
+        access_log=False,
+        timeout_graceful_shutdown=2,
+        timeout_keep_alive=KEEP_ALIVE_S,
+    )
     server = _Server(config)
     task = asyncio.create_task(server.serve(sockets=sockets))
     try:

@@ -1,6 +1,9 @@
 """Real server processes for tests: start, wait until they answer, end."""
 
 import contextlib
+import errno
+import http.client
+import itertools
 import os
 import signal
 import socket
@@ -14,13 +17,54 @@ from pathlib import Path
 
 import pytest
 
-STARTUP_LIMIT_S = 120
+STARTUP_LIMIT_S = 300
+END_LIMIT_S = 90
+
+# Below those that the system gives to connections, which come and go at any time.
+_PORTS = range(22_000, 32_000)
+_candidates = itertools.cycle(_PORTS)
+for _ in range(os.getpid() * 61 % len(_PORTS)):  # another place for each process
+    next(_candidates)
+_claims: list[int] = []
 
 
 def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return probe.getsockname()[1]
+    """A port of this machine on which nothing listens and which is given to no other test.
+
+    A claim on it, a UDP socket of the same number, is held while this process lives: between
+    this and the moment when a server binds the port, nobody else is given it.
+
+    Raises:
+        RuntimeError: all are taken.
+    """
+    for port in itertools.islice(_candidates, len(_PORTS)):
+        if (claim := _claimed(port)) is not None:
+            _claims.append(claim)
+            return port
+    raise RuntimeError(f"no port from {_PORTS.start} to {_PORTS.stop - 1} is free")
+
+
+def _claimed(port: int) -> int | None:
+    """The file of a claim on `port`; None when it is claimed or used."""
+    claim = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+    try:
+        claim.bind(("127.0.0.1", port))
+    except OSError:
+        claim.close()
+        return None
+    if _is_used(socket.AF_INET, "127.0.0.1", port) or _is_used(socket.AF_INET6, "::1", port):
+        claim.close()
+        return None
+    return claim.detach()
+
+
+def _is_used(family: socket.AddressFamily, host: str, port: int) -> bool:
+    try:
+        with socket.socket(family) as probe:
+            probe.bind((host, port))
+    except OSError as error:
+        return error.errno == errno.EADDRINUSE  # else there is no such address here
+    return False
 
 
 def wait_until_answers(url: str, processes: list[subprocess.Popen[bytes]]) -> None:
@@ -29,7 +73,10 @@ def wait_until_answers(url: str, processes: list[subprocess.Popen[bytes]]) -> No
     while time.monotonic() < end:
         for process in processes:
             assert process.poll() is None, f"{process.args} ended with {process.returncode}"
-        with contextlib.suppress(OSError), urllib.request.urlopen(url, timeout=5):
+        with (
+            contextlib.suppress(OSError, http.client.HTTPException),
+            urllib.request.urlopen(url, timeout=30),
+        ):
             return
         time.sleep(0.1)
     pytest.fail(f"{url} did not answer within {STARTUP_LIMIT_S} s")
@@ -56,7 +103,7 @@ def running(
                 process.send_signal(signal.SIGTERM)
             for process in processes:
                 try:
-                    process.wait(timeout=15)
+                    process.wait(timeout=END_LIMIT_S)
                 except subprocess.TimeoutExpired:
                     process.kill()
                     process.wait()

@@ -1,5 +1,6 @@
 """A platform started by launch_all_serve, with the echo engine behind it."""
 
+import contextlib
 import json
 import os
 import subprocess
@@ -55,13 +56,16 @@ def launch(log_dir: Path, *flags: str) -> Launched:
 
 def end(launched: Launched) -> None:
     """Ends it, and what it may have left behind."""
-    pids = launched.pids().values() if launched.process.poll() is None else ()
+    pids: list[int] = []
+    with contextlib.suppress(OSError):  # it may be at its very begin or end
+        pids += launched.pids().values()
     launched.process.terminate()
     try:
-        launched.process.communicate(timeout=20)
+        launched.process.communicate(timeout=120)
     except subprocess.TimeoutExpired:
         for pid in [*pids, launched.process.pid]:
-            os.kill(pid, 9)
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, 9)
         launched.process.communicate()
 
 

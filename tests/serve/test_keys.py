@@ -167,7 +167,7 @@ def ask(url: str, key: str) -> int:
         f"{url}/v1/chat/completions", json.dumps(body).encode(), headers
     )
     try:
-        with urllib.request.urlopen(request, timeout=30) as reply:
+        with urllib.request.urlopen(request, timeout=300) as reply:
             return reply.status
     except urllib.error.HTTPError as error:
         return error.code

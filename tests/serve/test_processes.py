@@ -40,10 +40,10 @@ def test_running_servers_of_this_user_are_found_and_this_process_is_not(tmp_path
     folder = tmp_path / "fastchat" / "serve"
     folder.mkdir(parents=True)
     script = folder / "mlx_worker.py"
-    script.write_text("import time; time.sleep(60)")
+    script.write_text("import time; time.sleep(3600)")
     with subprocess.Popen([sys.executable, str(script)]) as process:
         try:
-            end = time.monotonic() + 10
+            end = time.monotonic() + 120
             while process.pid not in own_processes() and time.monotonic() < end:
                 time.sleep(0.02)
             assert own_processes()[process.pid] == "mlx_worker"

@@ -1,12 +1,14 @@
 import asyncio
+import dataclasses
 import os
 import signal
-import socket
 import sys
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
+from live import LIMIT_S, until
+from real_processes import free_port
 
 from fastchat.errors import FastChatError, UsageError
 from fastchat.serve.supervisor import Child, Patience, Supervisor, answers
@@ -41,11 +43,11 @@ HTTPServer(("127.0.0.1", int(port)), Handler).serve_forever()
 """
 
 QUICK = Patience(
-    startup_s=30,
-    hung_s=0.3,
+    startup_s=300,
+    hung_s=300,
     starting_probe_s=0.02,
     running_probe_s=0.05,
-    steady_s=60,
+    steady_s=3600,
     delays_s=(0.01, 0.01),
     grace_s=0.3,
 )
@@ -61,9 +63,7 @@ class World:
         self.supervisors: list[Supervisor] = []
 
     def child(self, name: str, *words: str, essential: bool = True) -> Child:
-        with socket.socket() as probe:
-            probe.bind(("127.0.0.1", 0))
-            port = probe.getsockname()[1]
+        port = free_port()
         return Child(
             name=name,
             command=(sys.executable, "-c", SERVER, str(port), *words),
@@ -92,10 +92,9 @@ async def world(tmp_path: Path) -> AsyncIterator[World]:
     assert result.pids == {}
 
 
-async def until(claim: Callable[[], bool]) -> None:
-    async with asyncio.timeout(20):
-        while not claim():
-            await asyncio.sleep(0.02)
+def said(child: Child) -> bytes | None:
+    """What a child answers; None where nobody listens."""
+    return answers(child.health_url, timeout_s=LIMIT_S)
 
 
 def is_running(pid: int) -> bool:
@@ -111,7 +110,7 @@ async def test_all_children_answer_after_start_and_are_gone_after_stop(world: Wo
     supervisor = world.supervisor(*children)
     await supervisor.start()
     assert sorted(world.ready) == ["a", "b"]
-    assert [answers(child.health_url) for child in children] == [b"fine", b"fine"]
+    assert [said(child) for child in children] == [b"fine", b"fine"]
     pids = list(world.pids.values())
     await supervisor.stop()
     assert not any(is_running(pid) for pid in pids)
@@ -123,7 +122,7 @@ async def test_a_killed_child_is_started_again(world: World) -> None:
     before = dict(world.pids)
     os.kill(before["a"], signal.SIGKILL)
     await until(lambda: world.pids.get("a", before["a"]) != before["a"])
-    await until(lambda: answers(supervisor.children[0].health_url) is not None)
+    await until(lambda: said(supervisor.children[0]) is not None)
     assert world.pids["b"] == before["b"]
     assert world.ready.count("a") == 1
 
@@ -134,6 +133,7 @@ async def test_a_child_that_hangs_is_killed_and_started_again(world: World) -> N
     await supervisor.start()
     before = world.pids["a"]
     os.kill(before, signal.SIGSTOP)
+    supervisor.patience = dataclasses.replace(QUICK, hung_s=0.3)  # not before it hangs
     await until(lambda: world.pids.get("a", before) != before)
     assert not is_running(before)
 
@@ -144,7 +144,7 @@ async def test_a_child_told_to_end_stays_down(world: World) -> None:
     os.kill(world.pids["a"], signal.SIGTERM)
     await until(lambda: "a" not in world.pids)
     os.kill(world.pids["b"], signal.SIGTERM)
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(LIMIT_S):
         await supervisor.wait()
 
 
@@ -177,7 +177,7 @@ async def test_an_essential_child_that_keeps_failing_is_an_error(world: World) -
     await supervisor.start()
     os.kill(world.pids["a"], signal.SIGKILL)
     with pytest.raises(FastChatError, match="a failed 3 times in a row and is given up"):
-        async with asyncio.timeout(20):
+        async with asyncio.timeout(LIMIT_S):
             await supervisor.wait()
 
 
@@ -189,8 +189,9 @@ async def test_the_others_go_on_without_a_child_they_do_not_need(world: World) -
     waiting = asyncio.create_task(supervisor.wait())
     await until(lambda: supervisor.given_up == {"a"})
     assert not waiting.done()
-    assert answers(supervisor.children[1].health_url) == b"fine"
+    assert said(supervisor.children[1]) == b"fine"
     waiting.cancel()
+    await asyncio.gather(waiting, return_exceptions=True)
 
 
 @pytest.mark.slow

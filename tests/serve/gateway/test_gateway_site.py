@@ -13,6 +13,7 @@ from pathlib import Path
 import aiohttp
 import pytest
 from live import serving, until
+from real_processes import free_port
 from starlette.applications import Starlette
 from starlette.requests import Request
 from starlette.responses import JSONResponse, StreamingResponse
@@ -24,11 +25,6 @@ from fastchat.serve.gateway.__main__ import SiteSettings, configuration
 
 NGINX = shutil.which("nginx") or shutil.which("nginx", path="/usr/sbin:/usr/local/sbin")
 needs_nginx = pytest.mark.skipif(NGINX is None, reason="no nginx is installed")
-
-
-def free_port() -> int:
-    with socket.create_server(("127.0.0.1", 0)) as listener:
-        return listener.getsockname()[1]
 
 
 def named(name: str) -> Starlette:
@@ -69,7 +65,7 @@ async def site(settings: SiteSettings, folder: Path) -> AsyncIterator[None]:
 
 
 def _listens(port: int) -> bool:
-    with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", port), 1):
+    with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", port), 30):
         return True
     return False
 
