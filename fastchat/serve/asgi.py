@@ -19,6 +19,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from fastchat.errors import BodyTooLargeError, FastChatError, UpstreamTimeoutError, UsageError
 from fastchat.protocol.errors import error_body, public_error
+from fastchat.serve.patience import lost_s
 from fastchat.serve.sockets import bind, listen
 from fastchat.settings import ServerSettings
 
@@ -204,13 +205,16 @@ class EventStream(Response):
         gone = asyncio.ensure_future(disconnected(receive))
         try:
             while not (sender.done() or gone.done()):
+                began = loop.time()
                 await asyncio.wait(
                     (sender, gone), timeout=_TICK_S, return_when=asyncio.FIRST_COMPLETED
                 )
                 waited_s = loop.time() - self._changed_at
                 if sender.done() or gone.done():
                     break
-                if self._is_sending and waited_s > SSE_STALL_S:
+                if self._is_sending and (ours_s := lost_s(loop.time() - began, _TICK_S)):
+                    self._changed_at += ours_s
+                elif self._is_sending and waited_s > SSE_STALL_S:
                     await _cancelled(sender)
                     await self._end_for_slow_reader(send, gone)
                 elif not self._is_sending and waited_s > SSE_KEEPALIVE_S and self.keepalive:

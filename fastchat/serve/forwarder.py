@@ -33,6 +33,7 @@ from fastchat.serve.endpoints import Endpoint
 from fastchat.serve.exchange import ClientLeftError, Exchange, HungError
 from fastchat.serve.gateway_replies import no_endpoint, send_error, send_whole, shown_name
 from fastchat.serve.limits import Caller
+from fastchat.serve.patience import lost_s
 from fastchat.serve.providers.remote import Remote
 from fastchat.serve.roster import Roster
 
@@ -268,10 +269,14 @@ class Forwarder:
 
     async def sweep(self) -> None:
         """Ends what does not move, until cancelled."""
+        before = self._now()
         while True:
             await asyncio.sleep(SWEEP_S)
             now = self._now()
+            ours_s = lost_s(now - before, SWEEP_S)
+            before = now
             for exchange in tuple(self._live):
+                exchange.moved_at = min(exchange.moved_at + ours_s, now)
                 self._look_at(exchange, now)
 
     def _look_at(self, exchange: Exchange, now: float) -> None:

@@ -31,6 +31,7 @@ from fastchat.serve.endpoints import (
     read_queue_length,
     token_for,
 )
+from fastchat.serve.patience import time_limit
 from fastchat.serve.router import Router
 from fastchat.serve.watch import Feed
 
@@ -127,7 +128,7 @@ class Registry:
 
     async def _ask(self, body: Mapping[str, Any]) -> probe.Report:
         try:
-            async with self._polls, asyncio.timeout(POLL_TIMEOUT_S):
+            async with self._polls, time_limit(POLL_TIMEOUT_S):
                 token = self._worker_token if body.get("check_heart_beat") else None
                 return await probe.ask_status(body, bearer=token, timeout_s=POLL_TIMEOUT_S)
         except (UnavailableError, TimeoutError):
@@ -175,7 +176,11 @@ class Registry:
         if not endpoints:
             return {}
         tasks = [asyncio.create_task(ask(endpoint)) for endpoint in endpoints]
-        done, late = await asyncio.wait(tasks, timeout=POLL_TIMEOUT_S)
+        with contextlib.suppress(TimeoutError):
+            async with time_limit(POLL_TIMEOUT_S):
+                await asyncio.wait(tasks)
+        done = [task for task in tasks if task.done()]
+        late = [task for task in tasks if not task.done()]
         for task in late:
             task.cancel()
         await asyncio.gather(*late, return_exceptions=True)

@@ -16,6 +16,7 @@ import orjson
 from fastchat.errors import UnavailableError, UsageError
 from fastchat.serve.connection import BrokenError, ConnectError, Connection, StaleError
 from fastchat.serve.endpoints import Address, parse_address, plain_ip
+from fastchat.serve.patience import time_limit
 
 MAX_IDLE = 512
 IDLE_S = 30.0
@@ -113,7 +114,7 @@ class Origin:
         context = _tls_context() if address.scheme == "https" else None
         loop = asyncio.get_running_loop()
         try:
-            async with asyncio.timeout(self.connect_timeout_s):
+            async with time_limit(self.connect_timeout_s):
                 transport, connection = await loop.create_connection(
                     lambda: Connection(self), address.host, address.port, ssl=context
                 )
@@ -219,7 +220,7 @@ async def fetch_json(
     origin = Origin(url, connect_timeout_s=timeout_s, bearer=bearer)
     data = b"" if body is None else orjson.dumps(body)
     try:
-        async with asyncio.timeout(timeout_s):
+        async with time_limit(timeout_s):
             connection = await origin.send(method, path, data)
             try:
                 reply = await connection.read_all(limit_bytes)

@@ -15,6 +15,7 @@ import orjson
 from fastchat.errors import FastChatError, UnavailableError
 from fastchat.serve.connection import Connection
 from fastchat.serve.endpoints import describe, read_endpoint, read_queue_length
+from fastchat.serve.patience import time_limit
 from fastchat.serve.router import Change, Listing, Snapshot, diff
 from fastchat.serve.upstream import Origin
 
@@ -174,7 +175,7 @@ class Follower:
 async def _limit(seconds: float) -> AsyncIterator[None]:
     """A time limit whose passing is an `UnavailableError`."""
     try:
-        async with asyncio.timeout(seconds):
+        async with time_limit(seconds):
             yield
     except TimeoutError:
         raise UnavailableError(f"Nothing came for {seconds:g} s.") from None
