@@ -59,19 +59,23 @@ class Registration:
         # Proxy variables are not looked at: the controller is in the same house.
         timeout = aiohttp.ClientTimeout(total=_TIMEOUT_S)
         async with aiohttp.ClientSession(headers=self._headers, timeout=timeout) as session:
-            is_registered = False
+            is_registered = is_asking = False
             delay_s = _FIRST_DELAY_S
             try:
                 while True:
                     if is_registered:
                         is_registered = await self._is_due() and await self._beat(session)
-                    elif await self._register(session):
-                        is_registered, delay_s = True, _FIRST_DELAY_S
+                        continue
+                    is_asking = True
+                    is_registered = await self._register(session)
+                    is_asking = False
+                    if is_registered:
+                        delay_s = _FIRST_DELAY_S
                     else:
                         await asyncio.sleep(delay_s)
                         delay_s = min(2 * delay_s, _LONGEST_DELAY_S)
             finally:
-                if is_registered:
+                if is_registered or is_asking:  # the answer may be on its way
                     await self._unregister(session)
 
     async def _is_due(self) -> bool:

@@ -1,11 +1,11 @@
 """Registration against a small controller that can be taken away and brought back."""
 
 import asyncio
-import socket
 from typing import Any
 
 import pytest
 from in_process import serving, until
+from real_processes import free_port
 from starlette.applications import Starlette
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
@@ -16,6 +16,12 @@ from fastchat.serve.registration import Registration, worker_address
 from fastchat.settings import ServerSettings
 
 
+@pytest.fixture(autouse=True)
+def patient(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Replies come; a machine that stands still makes none of them a failure."""
+    monkeypatch.setattr("fastchat.serve.registration._TIMEOUT_S", 600.0)
+
+
 class Book:
     """A controller that writes down what it is told."""
 
@@ -24,6 +30,9 @@ class Book:
         self.tokens: set[str | None] = set()
         self.known: set[str] = set()
         self.status = 200
+        self.holds = asyncio.Event()
+        """A registration is written down, and answered only when this is set."""
+        self.holds.set()
         paths = ("/register_worker", "/receive_heart_beat", "/unregister_worker")
         self.app = Starlette(routes=[Route(p, self.answer, methods=["POST"]) for p in paths])
 
@@ -39,6 +48,7 @@ class Book:
             return JSONResponse({"error": "no"}, self.status)
         if path == "/register_worker":
             self.known.add(body["worker_name"])
+            await self.holds.wait()
             return JSONResponse(None)
         if path == "/unregister_worker":
             self.known.discard(body["worker_name"])
@@ -100,11 +110,22 @@ async def test_a_controller_that_forgot_us_is_told_again() -> None:
 
 
 @pytest.mark.slow
+async def test_a_worker_that_ends_before_it_is_answered_leaves_as_well() -> None:
+    book = Book()
+    book.holds.clear()
+    async with serving(book.app) as url:
+        task = asyncio.create_task(registration(url).run())
+        await until(lambda: book.known)
+        await stop(task)
+        assert book.calls[-1] == ("/unregister_worker", {"worker_name": "http://w:1"})
+        assert not book.known
+        book.holds.set()
+
+
+@pytest.mark.slow
 async def test_a_controller_that_comes_late_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("fastchat.serve.registration._FIRST_DELAY_S", 0.01)
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        nobody = f"http://127.0.0.1:{probe.getsockname()[1]}"
+    nobody = f"http://127.0.0.1:{free_port()}"
     alone = asyncio.create_task(registration(nobody).run())
     await asyncio.sleep(0.1)
     assert not alone.done()
