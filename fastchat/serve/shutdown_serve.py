@@ -29,6 +29,10 @@ Server = Literal[
 ]
 
 
+KILL_S = 30.0
+"""Within this a process is gone after SIGKILL, also on a machine that is short of time."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ShutdownSettings:
     """End fastchat servers of this user: ask first, then force."""
@@ -67,17 +71,20 @@ def shut_down(settings: ShutdownSettings) -> int:
 def _end(pids: Iterable[int], module: str, *, grace_s: float) -> None:
     """SIGTERM, a grace, SIGKILL; each time only to what is still that module."""
     live = set(pids)
-    for number, patience_s in ((signal.SIGTERM, grace_s), (signal.SIGKILL, 5.0)):
+    for number, patience_s in ((signal.SIGTERM, grace_s), (signal.SIGKILL, KILL_S)):
         for pid in live:
             _send(pid, number)
         end = time.monotonic() + patience_s
-        while live and time.monotonic() < end:
+        is_over = False
+        while live and not is_over:
+            is_over = time.monotonic() >= end  # and a last look follows, however late it is
             running = own_processes()
             for pid in sorted(pid for pid in live if running.get(pid) != module):
                 how = "ended" if number == signal.SIGTERM else "was killed"
                 print(f"{module} (process {pid}) {how}.", flush=True)
                 live.discard(pid)
-            time.sleep(0.05 if live else 0)
+            if live and not is_over:
+                time.sleep(0.05)
     if live:
         raise FastChatError(f"{module} does not end: process {', '.join(map(str, sorted(live)))}.")
 

@@ -1,3 +1,4 @@
+import itertools
 import json
 import signal
 import subprocess
@@ -7,9 +8,10 @@ from pathlib import Path
 
 import pytest
 
+from fastchat.serve import shutdown_serve
 from fastchat.serve.shutdown_serve import main
 
-SLEEPER = "import time; print('up', flush=True); time.sleep(60)"
+SLEEPER = "import time; print('up', flush=True); time.sleep(3600)"
 STUBBORN = "import signal; signal.signal(signal.SIGTERM, signal.SIG_IGN)\n" + SLEEPER
 
 
@@ -43,10 +45,11 @@ class Servers:
         self.pid_file.write_text(json.dumps({"supervisor": supervisor, "children": pids}))
 
     def shut_down(self, *flags: str) -> int:
-        return main(["--pid-file", str(self.pid_file), *flags])
+        """With time to end for those who are told to, however slow the machine is."""
+        return main(["--pid-file", str(self.pid_file), "--grace-s", "180", *flags])
 
     def status(self, module: str) -> int:
-        return self.processes[module].wait(timeout=10)
+        return self.processes[module].wait(timeout=180)
 
 
 def test_all_ends_every_recorded_server(
@@ -77,6 +80,19 @@ def test_a_process_that_ignores_the_request_is_killed_after_the_grace(
     assert servers.shut_down("--grace-s", "0.2") == 0
     assert servers.status("controller") == -signal.SIGKILL
     assert "was killed" in capsys.readouterr().out
+
+
+def test_who_has_ended_is_seen_however_late_the_look_is(
+    servers: Servers, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The process that shuts down stands still between its request and its first look."""
+    servers.start("controller")
+    pid = servers.processes["controller"].pid
+    looks = iter([{pid: "controller"}])
+    monkeypatch.setattr(shutdown_serve, "own_processes", lambda: next(looks, {}))
+    monkeypatch.setattr(shutdown_serve.time, "monotonic", itertools.count(0, 10_000).__next__)
+    assert servers.shut_down("--down", "controller") == 0
+    assert capsys.readouterr().out == f"controller (process {pid}) ended.\n"
 
 
 def test_a_recorded_number_that_is_no_server_of_ours_is_left_alone(servers: Servers) -> None:
