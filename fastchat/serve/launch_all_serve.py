@@ -12,6 +12,7 @@ import dataclasses
 import importlib.util
 import json
 import logging
+import os
 import re
 import secrets
 import signal
@@ -33,7 +34,7 @@ from fastchat.settings import CommaList, Env, Group, NoSwitch, alias, run_comman
 log = logging.getLogger(__name__)
 
 PID_FILE = "launch_all_serve.pid"
-LISTED_TIMEOUT_S = 30.0
+LISTED_TIMEOUT_S = 60.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -283,18 +284,24 @@ def summary(settings: LaunchSettings, plan: Platform, models: Sequence[str]) -> 
 
 async def _listed_models(settings: LaunchSettings, plan: Platform) -> list[str]:
     """The models the API server offers, once there are as many as the workers hold."""
-    wanted: set[str] = set()
-    for _, place in plan.workers:
-        wanted |= set(await asyncio.to_thread(_models_of, place.url, ""))
     key = settings.api_keys[0] if settings.api_keys else ""
+    token = os.environ.get("FASTCHAT_WORKER_TOKEN", "")  # as the workers have it
+    unheard = [place.url for _, place in plan.workers]
+    wanted: set[str] = set()
     listed: list[str] = []
     end = asyncio.get_running_loop().time() + LISTED_TIMEOUT_S
-    while asyncio.get_running_loop().time() < end:
+    while True:
+        for url in tuple(unheard):
+            if held := await asyncio.to_thread(_models_of, url, token):
+                wanted |= set(held)
+                unheard.remove(url)
         listed = await asyncio.to_thread(_models_of, plan.server.url, key)
-        if wanted <= set(listed):
+        if not unheard and wanted <= set(listed):
             return listed
+        if asyncio.get_running_loop().time() >= end:
+            break
         await asyncio.sleep(0.1)
-    missing = ", ".join(sorted(wanted - set(listed)))
+    missing = ", ".join([*unheard, *sorted(wanted - set(listed))])
     log.warning("not offered by the API server within %g s: %s", LISTED_TIMEOUT_S, missing)
     return listed
 

@@ -71,6 +71,7 @@ def _running(gateway: Gateway) -> Generator[int]:
     import uvicorn
 
     sockets = asgi.bind("127.0.0.1", 0)
+    asgi.listen(sockets, "127.0.0.1", 0)  # who connects from now on waits for the thread
     config = uvicorn.Config(gateway, log_config=None, access_log=False, lifespan="on")
     server = uvicorn.Server(config)
     thread = threading.Thread(

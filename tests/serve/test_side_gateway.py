@@ -1,13 +1,17 @@
 """A page's own gateway for its endpoint file."""
 
+import asyncio
 import json
+import socket
 import threading
 from pathlib import Path
+from urllib.parse import urlsplit
 
 import openai
 import pytest
+import uvicorn
 from fake_provider import TEXT, FakeProvider
-from live import serving
+from live import LIMIT_S, serving
 
 from fastchat.errors import UsageError
 from fastchat.serve.gradio_web_server import (
@@ -45,6 +49,28 @@ async def test_the_files_models_are_there_while_the_page_runs(tmp_path: Path) ->
                 with pytest.raises(openai.AuthenticationError):
                     await client.models.list()
         assert "gateway" not in {thread.name for thread in threading.enumerate()}
+
+
+@pytest.mark.slow
+def test_who_asks_before_it_serves_is_answered_later(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    has_asked = threading.Event()
+    startup = uvicorn.Server.startup
+
+    async def late(self: uvicorn.Server, sockets: list[socket.socket] | None = None) -> None:
+        await asyncio.to_thread(has_asked.wait, LIMIT_S)
+        await startup(self, sockets=sockets)
+
+    monkeypatch.setattr(uvicorn.Server, "startup", late)
+    file = write(tmp_path, "http://127.0.0.1:9/v1")
+    with side_gateway(file, api_url=None, controller_url="", timeout_s=20) as side:
+        assert side is not None
+        address = urlsplit(side.api_url)
+        with socket.create_connection(("127.0.0.1", address.port or 0), LIMIT_S) as asking:
+            asking.sendall(b"GET /health HTTP/1.1\r\nhost: x\r\n\r\n")
+            has_asked.set()
+            assert asking.recv(12) == b"HTTP/1.1 200"
 
 
 @pytest.mark.slow
