@@ -1,6 +1,7 @@
 """A judge that decides by a rule, behind a real OpenAI server; and what makes work for it."""
 
 import asyncio
+import contextlib
 import json
 import threading
 from collections.abc import Callable
@@ -10,6 +11,9 @@ from typing import Any
 from aiohttp import web
 
 from fastchat.llm_judge import gen_judgment, gen_model_answer
+
+LIMIT_S = 180
+"""For what must happen."""
 
 Rule = Callable[[dict[str, Any]], "str | tuple[int, dict[str, str]] | None"]
 
@@ -38,18 +42,20 @@ class FakeJudge:
         self.counts_tokens = True
         self.waiting = 0
         self.most_waiting = 0
-        self.hold: asyncio.Event | None = None
+        self.together = 1
+        """So many requests wait for each other before the first is answered."""
+        self._met = asyncio.Event()
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._loop.run_forever, daemon=True)
 
     def start(self) -> None:
         self._thread.start()
-        asyncio.run_coroutine_threadsafe(self._start(), self._loop).result(10)
+        asyncio.run_coroutine_threadsafe(self._start(), self._loop).result(LIMIT_S)
 
     def stop(self) -> None:
-        asyncio.run_coroutine_threadsafe(self._runner.cleanup(), self._loop).result(10)
+        asyncio.run_coroutine_threadsafe(self._runner.cleanup(), self._loop).result(LIMIT_S)
         self._loop.call_soon_threadsafe(self._loop.stop)
-        self._thread.join(10)
+        self._thread.join(LIMIT_S)
         self._loop.close()
 
     async def _start(self) -> None:
@@ -68,6 +74,10 @@ class FakeJudge:
         self.bodies.append(body)
         self.waiting += 1
         self.most_waiting = max(self.most_waiting, self.waiting)
+        if self.waiting >= self.together:
+            self._met.set()
+        with contextlib.suppress(TimeoutError):  # then `most_waiting` tells what went wrong
+            await asyncio.wait_for(self._met.wait(), LIMIT_S)
         await asyncio.sleep(0.01)
         self.waiting -= 1
         said = self.rule(body)

@@ -45,6 +45,7 @@ def test_the_baseline_answers_in_order_under_the_published_name(
     here: Path, fake: FakeJudge
 ) -> None:
     fake.rule = lambda body: "An answer."
+    fake.together = 2
     assert baseline(fake, "--max-tokens", "77") == 0
     rows = rows_of(Path("a.jsonl"))
     assert [row["question_id"] for row in rows] == list(range(1, 81))

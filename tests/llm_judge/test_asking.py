@@ -147,6 +147,7 @@ async def test_a_server_that_does_not_count_is_not_free(fake) -> None:
 
 async def test_the_ceiling_is_never_passed_and_waits_for_what_is_in_the_air(fake) -> None:
     flags: Any = {"price_input": 0.0, "price_output": 1e6 / 50}  # 50 tokens may cost a dollar
+    fake.together = 2
     model = model_at(fake, max_cost=2.0, **flags)
     done: list[int] = []
 

@@ -21,7 +21,7 @@ def said_last(body: Any) -> str:
 
 @pytest.mark.slow
 def test_turns_temperatures_and_concurrency(here: Path, fake: FakeJudge) -> None:
-    fake.rule = said_last
+    fake.rule, fake.together = said_last, 2
     assert run(fake, "--parallel", "8", "--max-tokens", "77") == 0
     rows = {row["question_id"]: row for row in rows_of(FILE)}
     assert len(rows) == 80 and len(fake.bodies) == 160

@@ -40,6 +40,7 @@ def second_is_better(body) -> str:
 
 @pytest.mark.slow
 def test_grades_of_every_answer_in_the_published_file(two: Path, fake: FakeJudge) -> None:
+    fake.together = 2
     assert judge(fake, "--parallel", "8") == 0
     rows = rows_of(SINGLE)
     assert len(rows) == len(fake.bodies) == 320
