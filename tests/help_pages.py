@@ -56,7 +56,7 @@ def help_pages(modules: Iterable[str]) -> dict[str, HelpPage]:
         [sys.executable, "-c", PROBE, *modules],
         capture_output=True,
         text=True,
-        timeout=120,
+        timeout=600,
         check=True,
     )
     pages: dict[str, HelpPage] = {}

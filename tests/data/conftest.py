@@ -34,7 +34,7 @@ def generate(shared: Path, tmp_path_factory: pytest.TempPathFactory) -> Callable
             made[flags] = Generated(path=folder / "html.json", truth_path=folder / "truth.jsonl")
             command = [sys.executable, str(shared / "tools" / "gen_sharegpt.py"), *flags]
             command += ["--out", str(made[flags].path), "--truth", str(made[flags].truth_path)]
-            subprocess.run(command, check=True, capture_output=True, timeout=300)
+            subprocess.run(command, check=True, capture_output=True, timeout=600)
         return made[flags]
 
     return make

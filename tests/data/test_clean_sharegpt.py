@@ -165,7 +165,7 @@ def test_the_published_counts_and_the_fidelity(
         [sys.executable, str(judge), str(made.path), str(made.truth_path), str(out)],
         capture_output=True,
         text=True,
-        timeout=120,
+        timeout=600,
         check=True,
     )
     shares = json.loads(done.stdout)
@@ -239,7 +239,7 @@ def test_records_can_flow_through_standard_streams(tmp_path: Path, talk: Talk) -
         input=given,
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=600,
     )
     assert [json.loads(line)["id"] for line in done.stdout.splitlines()] == ["0", "1", "2"]
     assert done.stderr.startswith("total: 3, skip: 0, new: 3")
@@ -275,7 +275,7 @@ def test_memory_does_not_grow_with_the_file(tmp_path: Path, generate: Callable[.
             [sys.executable, "-c", MEASURED, *flags],
             capture_output=True,
             text=True,
-            timeout=300,
+            timeout=600,
             check=True,
         )
         peaks.append(int(done.stdout.split()[-1]))

@@ -149,7 +149,11 @@ def test_standard_input_is_read_in_every_container(tmp_path: Path, talk: Talk) -
         write(tmp_path / name, given)
         with open(tmp_path / name, "rb") as file:
             done = subprocess.run(
-                [sys.executable, "-c", code], stdin=file, capture_output=True, text=True, timeout=60
+                [sys.executable, "-c", code],
+                stdin=file,
+                capture_output=True,
+                text=True,
+                timeout=600,
             )
         assert done.stdout.strip() == str(given), done.stderr
 
@@ -242,7 +246,7 @@ except DataError as error:
             [sys.executable, "-c", code, str(tmp_path / name)],
             capture_output=True,
             text=True,
-            timeout=120,
+            timeout=600,
         )
         assert "cannot write" in done.stdout and "Nothing stands under that name" in done.stdout
         assert list(tmp_path.iterdir()) == []
@@ -278,7 +282,7 @@ def test_a_reader_that_goes_away_ends_the_command_with_one_line(tmp_path: Path, 
     write(tmp_path / "a.json", [talk(str(i), "x" * 1000, "y" * 1000) for i in range(2000)])
     command = f"{sys.executable} -m fastchat.data.pretty_json --in a.json --out - | head -c 10"
     done = subprocess.run(
-        ["bash", "-c", command], cwd=tmp_path, capture_output=True, text=True, timeout=60
+        ["bash", "-c", command], cwd=tmp_path, capture_output=True, text=True, timeout=600
     )
     assert len(done.stdout) == 10 and done.stderr.count("\n") == 1
     assert "the reader of the output has gone" in done.stderr

@@ -121,7 +121,7 @@ def test_a_pipe_that_closes_early_is_no_error(source: Path, tmp_path: Path, talk
         process.stdout.readline()
         process.stdout.close()
         assert process.stderr.read() == b""
-        assert process.wait(timeout=60) == 0
+        assert process.wait(timeout=600) == 0
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="needs a terminal of Unix")
@@ -140,6 +140,6 @@ def test_in_a_terminal_it_waits_after_each_message(source: Path) -> None:
         while b"answer 0" not in seen:
             seen += os.read(ours, 1000)
         os.write(ours, b"q\n")
-        assert process.wait(timeout=60) == 0
+        assert process.wait(timeout=600) == 0
     os.close(ours)
     assert b"question 1" not in seen

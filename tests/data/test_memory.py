@@ -59,7 +59,7 @@ def test_ten_times_the_records_take_no_more_memory(
             [sys.executable, "-c", MEASURED, name, "--in", str(path), *place, *COMMANDS[name]],
             capture_output=True,
             text=True,
-            timeout=300,
+            timeout=600,
             check=True,
         )
         peaks.append(int(done.stdout.split()[-1]))

@@ -195,7 +195,7 @@ def test_a_killed_run_goes_on_to_the_same_bytes(
 ) -> None:
     path = generate("--n", "600", "--seed", "1").path
     clean = [sys.executable, "-m", "fastchat.data.clean_sharegpt", "--in", str(path)]
-    run_in = {"cwd": tmp_path, "capture_output": True, "text": True, "timeout": 120}
+    run_in = {"cwd": tmp_path, "capture_output": True, "text": True, "timeout": 600}
 
     whole = subprocess.run(
         [*clean, "--out", "w" + name, "--rejects", "w.jsonl", "--report", "w.report"], **run_in

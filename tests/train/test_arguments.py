@@ -162,7 +162,7 @@ def test_help_names_all_flags_without_importing_the_trainer() -> None:
         "assert not {'torch', 'transformers'} & set(sys.modules)"
     )
     shown = subprocess.run(
-        [sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=True
+        [sys.executable, "-c", code], capture_output=True, text=True, timeout=600, check=True
     ).stdout
     for flag in ("--data_path", "--lora_r", "--learning_rate", "--warmup_ratio"):
         assert f"  {flag}" in shown

@@ -38,7 +38,7 @@ def started(script: Path | str, tmp_path: Path, root: Path, **environment: str) 
         | environment,
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=600,
         check=True,
     )
     return done.stdout.splitlines()
@@ -97,7 +97,7 @@ def test_the_tasks_of_skypilot_train_as_published(
     assert {"WANDB_API_KEY", "WANDB_MODE", "MODEL_SIZE"} <= set(task["envs"])
     assert str(task["envs"]["MODEL_SIZE"]) == ("13" if name == "vicuna" else "7")
     for part in ("setup", "run"):
-        subprocess.run(["sh", "-n"], input=task[part], text=True, timeout=60, check=True)
+        subprocess.run(["sh", "-n"], input=task[part], text=True, timeout=600, check=True)
     activate = tmp_path / "fastchat" / "bin" / "activate"
     activate.parent.mkdir(parents=True)
     activate.write_text("", "utf-8")
