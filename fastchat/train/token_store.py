@@ -104,8 +104,7 @@ def open_store(
         try:
             unfinished.mkdir(parents=True)
             _write(unfinished, records, labeller, rules=rules, n_workers=n_workers)
-            shutil.rmtree(folder, ignore_errors=True)
-            unfinished.rename(folder)
+            _put(unfinished, folder)
         except OSError as error:
             raise DataError(
                 f"the tokenized data cannot be written to {folder.parent}: "
@@ -114,6 +113,18 @@ def open_store(
         finally:
             shutil.rmtree(unfinished, ignore_errors=True)
     return TokenStore(folder)
+
+
+def _put(unfinished: Path, folder: Path) -> None:
+    """Gives a whole store its name, unless another run that made the same was first."""
+    if (folder / "account.json").is_file():
+        return
+    shutil.rmtree(folder, ignore_errors=True)
+    try:
+        unfinished.rename(folder)
+    except OSError:
+        if not (folder / "account.json").is_file():
+            raise
 
 
 def _write(

@@ -167,6 +167,36 @@ def test_a_store_is_read_not_made_when_it_is_there(tiny_llama: Path, tmp_path: P
     assert not list(tmp_path.glob("*.tmp"))
 
 
+@pytest.mark.parametrize("moment", ["while the records are read", "at the last moment"])
+def test_of_two_runs_that_make_one_store_the_first_puts_it_there(
+    tiny_llama: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, moment: str
+) -> None:
+    path = write(tmp_path / "a.json", "a", 5)
+    maker = labeller_of(tiny_llama)
+    others: list[TokenStore] = []
+
+    def other_run() -> None:
+        monkeypatch.undo()
+        monkeypatch.setattr(token_store.os, "getpid", lambda: -1)
+        others.append(open_store(tmp_path / "s", read_records(path), maker, rules=Rules()))
+
+    def records() -> Any:
+        if moment == "while the records are read":
+            other_run()
+        yield from read_records(path)
+
+    def remove(folder: Path, *, ignore_errors: bool) -> None:
+        if folder == tmp_path / "s":
+            other_run()
+
+    if moment == "at the last moment":
+        monkeypatch.setattr(token_store.shutil, "rmtree", remove)
+    mine = open_store(tmp_path / "s", records(), maker, rules=Rules())
+    [theirs] = others
+    assert mine.account == theirs.account and len(mine) == 5
+    assert sorted(x.name for x in tmp_path.iterdir()) == ["a.json", "s"]
+
+
 def test_a_stopped_tokenization_leaves_nothing(tiny_llama: Path, tmp_path: Path) -> None:
     def broken() -> Any:
         yield Rejected(where="x", reason="x")
