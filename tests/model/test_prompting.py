@@ -6,6 +6,7 @@ import pytest
 
 from fastchat.families.registry import registry
 from fastchat.message import Message
+from fastchat.model import prompting
 from fastchat.model.load import ModelSettings, load
 from fastchat.model.prompting import from_template
 
@@ -31,11 +32,17 @@ def test_every_template_with_a_text_can_prompt(name: str) -> None:
     assert "hello" in text and text.endswith(template.open)
 
 
-def test_date_holes_are_filled() -> None:
+def test_date_holes_are_filled(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Fixed(datetime):
+        @classmethod
+        def now(cls, tz: Any = None) -> "Fixed":
+            return cls(2031, 12, 31, 23, 59, 59)
+
+    monkeypatch.setattr(prompting, "datetime", Fixed)
     names = [
         n for n in registry().template_names if "{{current" in registry().template(n).system_message
     ]
     assert names
     for name in names:
         text = from_template(registry().template(name)).render([Message(role="user", text="x")])
-        assert "{{current" not in text and str(datetime.now().year) in text
+        assert "{{current" not in text and "2031" in text
