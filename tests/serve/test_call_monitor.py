@@ -126,7 +126,10 @@ async def test_limits_change_by_post_with_the_secret_only(tmp_path: Path) -> Non
 
 
 @pytest.mark.slow
-async def test_the_page_hears_that_a_limit_of_one_call_is_reached(tmp_path: Path) -> None:
+async def test_the_page_hears_that_a_limit_of_one_call_is_reached(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("fastchat.web.guard.MONITOR_TIMEOUT_S", 600.0)
     write(tmp_path)
     app = monitor(tmp_path, Limits(user_daily={"m": 1})).app()
     async with serving(app) as url:

@@ -1,13 +1,14 @@
 import asyncio
 import contextlib
 import json
+import time
 from collections.abc import AsyncIterator
 from typing import Any
 
 import aiohttp
 import pytest
 from fake_endpoint import FakeEndpoint
-from live import serving, until
+from live import LIMIT_S, serving, until
 
 from fastchat.errors import UsageError
 from fastchat.serve import registry
@@ -227,7 +228,18 @@ async def test_a_token_guards_what_changes_the_table() -> None:
 
 
 @pytest.mark.slow
-async def test_a_refresh_drops_the_dead_and_keeps_the_table_meanwhile() -> None:
+async def test_a_refresh_drops_the_dead_and_keeps_the_table_meanwhile(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    refreshed: list[None] = []
+    refresh_once = registry.Registry.refresh
+
+    async def counted(self: registry.Registry) -> None:
+        refreshed.append(None)
+        await refresh_once(self)
+
+    monkeypatch.setattr(registry.Registry, "refresh", counted)
+    monkeypatch.setattr(registry, "POLL_TIMEOUT_S", LIMIT_S)
     async with controlling() as client, FakeEndpoint("live") as live, FakeEndpoint("h") as hung:
         hung.mode = "hung"
         await client.register(live.url, "old-name")
@@ -235,10 +247,12 @@ async def test_a_refresh_drops_the_dead_and_keeps_the_table_meanwhile() -> None:
         await client.register("http://localhost:1999", "dead")
         refresh = asyncio.create_task(client.post("/refresh_all_workers"))
         second = asyncio.create_task(client.post("/refresh_all_workers"))
-        await until(lambda: hung.n_connections > 0)
+        await until(lambda: hung.asked and len(refreshed) == 2)
         assert "dead" in await client.models()  # nothing is empty in between
+        await hung.close()
         assert (await refresh)[0] == (await second)[0] == 200
-        assert hung.n_connections == 1  # callers at the same time share a round
+        # Callers at the same time share a round.
+        assert hung.asked.count("/worker_get_status") == 1
         assert await client.models() == ["live"]
 
 
@@ -255,10 +269,13 @@ async def test_its_own_status_is_the_sum_of_its_workers() -> None:
 
 
 @pytest.mark.slow
-async def test_a_silent_worker_is_dropped_after_the_expiry() -> None:
-    async with controlling(heart_beat_expiration=0.3) as client:
+async def test_a_silent_worker_is_dropped_after_the_expiry(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    async with controlling(heart_beat_expiration=3600.0) as client:
         await client.register("http://localhost:21002")
         assert await client.models() == ["m"]
+        monkeypatch.setattr(registry, "_now", lambda: time.monotonic() + 3601)
         await until(lambda: not client.controller.router.endpoints())
         assert await client.models() == []
 
@@ -295,7 +312,7 @@ async def test_a_worker_that_fell_silent_is_asked_and_ranks_last(
 
 async def read_event(stream: aiohttp.StreamReader) -> dict[str, Any]:
     while True:
-        event = json.loads(await asyncio.wait_for(stream.readline(), 20))
+        event = json.loads(await asyncio.wait_for(stream.readline(), LIMIT_S))
         if event["event"] != "ping":
             return event
 
@@ -322,20 +339,35 @@ async def test_the_watch_stream_tells_everything_and_then_what_changes() -> None
 
 
 @pytest.mark.slow
-async def test_dead_workers_slow_nobody_down() -> None:
+async def test_dead_workers_slow_nobody_down(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(registry, "POLL_TIMEOUT_S", LIMIT_S)
     async with contextlib.AsyncExitStack() as stack:
         client = await stack.enter_async_context(controlling())
-        for _ in range(10):
-            hung = await stack.enter_async_context(FakeEndpoint("m"))
+        all_hung = [await stack.enter_async_context(FakeEndpoint("m")) for _ in range(10)]
+        for hung in all_hung:
             hung.mode = "hung"
             await client.register(hung.url)
         refresh = asyncio.create_task(client.post("/refresh_all_workers"))
-        n_answers = 0
-        while not refresh.done():
-            assert await client.models() in (["m"], [])
-            n_answers += 1
-        assert n_answers > 10  # while the round waits for the ten
+        await until(lambda: all(hung.asked for hung in all_hung))
+        for _ in range(10):
+            assert await client.models() == ["m"]
+        assert not refresh.done()  # the round waits for the ten
+        for hung in all_hung:
+            await hung.close()
         assert await refresh == (200, None)
+        assert await client.models() == []
+
+
+@pytest.mark.slow
+async def test_a_refresh_waits_for_nobody_longer_than_its_time(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(registry, "POLL_TIMEOUT_S", 0.3)
+    async with controlling() as client, FakeEndpoint("m") as hung:
+        hung.mode = "hung"
+        await client.register(hung.url)
+        assert await client.post("/refresh_all_workers") == (200, None)
+        assert await client.models() == []
 
 
 @pytest.mark.slow

@@ -12,7 +12,7 @@ import aiohttp
 import openai
 import pytest
 from fake_endpoint import FakeEndpoint
-from live import serving, until
+from live import LIMIT_S, serving, until
 
 from fastchat.serve.openai_api_server import Gateway, GatewaySettings
 from fastchat.store.database import Database
@@ -110,7 +110,7 @@ async def made_by(url: str, key: str, endpoint: FakeEndpoint) -> dict[str, str]:
         batch = await client.batches.create(
             input_file_id=file.id, endpoint="/v1/chat/completions", completion_window="24h"
         )
-        async with asyncio.timeout(60):
+        async with asyncio.timeout(LIMIT_S):
             while (batch := await client.batches.retrieve(batch.id)).status != "completed":
                 await asyncio.sleep(0.02)
         endpoint.mode = "silent"  # the one in the background stays under way
@@ -207,6 +207,6 @@ async def test_a_new_key_of_an_old_name_inherits_nothing(database_url: str) -> N
         heir = Asker(url, fresh, session)
         for route in ROUTES:
             assert (await heir.about(route, ids))[0] in (400, 404)
-        async with asyncio.timeout(30):
+        async with asyncio.timeout(LIMIT_S):
             while (await Asker(url, text, session).ask("GET", "/v1/files"))[0] != 401:
                 await asyncio.sleep(0.05)

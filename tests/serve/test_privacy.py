@@ -11,7 +11,7 @@ from typing import Any
 import aiohttp
 import openai
 import pytest
-from in_process import serving, until
+from in_process import WAIT_LIMIT_S, serving, until
 from tiny_llama import write_llama
 
 from fastchat.engine.base import Engine
@@ -79,7 +79,7 @@ async def test_prompts_and_answers_stay_out_of_the_logs(
     caplog.set_level(logging.INFO)
     caplog.handler.setLevel(logging.INFO)
     worker = Worker({"m": engine}, WorkerSettings(), extra_routes=published_routes)
-    controller = controller_app(ControllerSettings(host="127.0.0.1"))
+    controller = controller_app(ControllerSettings(host="127.0.0.1", heart_beat_expiration=3600.0))
     async with (
         serving(worker.app) as worker_url,
         serving(controller) as controller_url,
@@ -150,7 +150,7 @@ async def _batch(url: str) -> str:
             metadata={"about": SECRET},
         )
         ended = ("completed", "failed")
-        async with asyncio.timeout(60):
+        async with asyncio.timeout(WAIT_LIMIT_S):
             while (batch := await client.batches.retrieve(batch.id)).status not in ended:
                 await asyncio.sleep(0.02)
         names = [name for name in (batch.output_file_id, batch.error_file_id) if name]

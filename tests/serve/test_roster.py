@@ -1,14 +1,13 @@
-import asyncio
 import contextlib
 import socket
 from collections.abc import AsyncIterator
 
 import pytest
 from fake_endpoint import FakeEndpoint
-from live import serving, until
+from live import LIMIT_S, serving, until
 
+from fastchat.serve import probe, watch
 from fastchat.serve import roster as roster_module
-from fastchat.serve import watch
 from fastchat.serve.controller import ControllerSettings, create_app
 from fastchat.serve.endpoints import Endpoint
 from fastchat.serve.roster import Roster, context_length
@@ -69,7 +68,7 @@ async def test_what_a_new_controller_never_hears_of_is_forgotten() -> None:
 
 @pytest.mark.slow
 async def test_what_was_registered_by_hand_stays_while_it_answers(
-    monkeypatch: pytest.MonkeyPatch,
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     monkeypatch.setattr(roster_module, "REMIND_EVERY_S", 0.0)
     monkeypatch.setattr(roster_module, "CHECK_EVERY_S", 0.02)
@@ -78,7 +77,7 @@ async def test_what_was_registered_by_hand_stays_while_it_answers(
     roster.take_snapshot(table(Listing(endpoint=probed)), "one", 90)
     roster.take_snapshot(table(), "two", 0.0)
     async with running(roster):
-        await asyncio.sleep(0.2)
+        await until(lambda: caplog.text.count("register it again") > 2)
         assert names(roster) == [probed.name]
         roster.router.report_failure(probed.name, now=0)  # nobody listens there
         await until(lambda: names(roster) == [])
@@ -103,19 +102,30 @@ async def test_a_failed_endpoint_is_asked_until_it_answers(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(roster_module, "CHECK_EVERY_S", 0.05)
+    asked: list[bool] = []
+    is_alive = probe.is_alive
+
+    async def noted(name: str, *, timeout_s: float) -> bool:
+        asked.append(await is_alive(name, timeout_s=timeout_s))
+        return asked[-1]
+
+    monkeypatch.setattr(probe, "is_alive", noted)
     async with FakeEndpoint("m") as endpoint:
         roster = Roster(None)
         roster.take_change(Change(name=endpoint.url, listing=listing(endpoint.url)))
         roster.router.report_failure(endpoint.url, now=0)
         await endpoint.close()
         async with running(roster):
-            await asyncio.sleep(0.3)
-            assert roster.router.has_failed(endpoint.url)
+            await until(lambda: len(asked) > 2)
+            assert asked[:3] == [False] * 3 and roster.router.has_failed(endpoint.url)
             await endpoint.listen()
             await until(lambda: not roster.router.has_failed(endpoint.url))
 
 
-async def test_who_is_up_is_known_when_the_gateway_has_started() -> None:
+async def test_who_is_up_is_known_when_the_gateway_has_started(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(roster_module, "FIRST_LOOK_S", LIMIT_S)
     settings = ControllerSettings(host="127.0.0.1")
     async with FakeEndpoint("m") as by_hand, FakeEndpoint("n") as registered:
         app = create_app(settings)
@@ -141,7 +151,6 @@ async def test_an_endpoint_given_by_hand_is_found_when_it_starts_and_followed() 
     async with FakeEndpoint("m") as endpoint:
         await endpoint.close()
         async with running(Roster(None, [endpoint.url])) as roster:
-            await asyncio.sleep(0.1)
             assert roster.router.models() == [] and roster.is_connected
             await endpoint.listen()
             await until(lambda: roster.router.models() == ["m"])

@@ -14,7 +14,7 @@ import aiohttp
 import openai
 import pytest
 from fake_endpoint import FakeEndpoint
-from live import serving, until
+from live import LIMIT_S, serving, until
 
 from fastchat.errors import AuthenticationError
 from fastchat.serve.access import CALLER, KEY_ID, given_id
@@ -85,7 +85,7 @@ async def gateway(store: Store, *endpoints: FakeEndpoint, **fields: Any) -> Asyn
     settings = GatewaySettings(host="127.0.0.1", endpoint=urls, database_url=store.url, **fields)
     async with serving(create_app(settings)) as url, aiohttp.ClientSession() as session:
         client = Client(url, session)
-        async with asyncio.timeout(20):
+        async with asyncio.timeout(LIMIT_S):
             while (await client.ask(None, None, "/health"))[1]["endpoints"] < len(endpoints):
                 await asyncio.sleep(0.01)
         yield client
@@ -261,7 +261,7 @@ async def test_each_line_of_a_batch_is_charged_to_its_key(store: Store) -> None:
                 endpoint="/v1/chat/completions",
                 completion_window="24h",
             )
-            async with asyncio.timeout(30):
+            async with asyncio.timeout(LIMIT_S):
                 while (await official.batches.retrieve(batch.id)).status != "completed":
                     await asyncio.sleep(0.05)
         await until(lambda: store.used(key) == {"m": (3, 33, 21, 0)})
@@ -280,7 +280,7 @@ async def test_a_revoked_key_stops_and_its_streams_end(store: Store) -> None:
         async with client._session.post(client.url + CHAT, json=body, headers=headers) as reply:
             await reply.content.readuntil(b"\n\n")
             store.keys.change(dataclasses.replace(key, revoked_at=time.time()))
-            async with asyncio.timeout(20):
+            async with asyncio.timeout(LIMIT_S):
                 rest = await reply.content.read()
         assert b"event: error" in rest and b"invalid_api_key" in rest
         assert (await client.ask(text))[0] == 401
@@ -292,7 +292,7 @@ async def test_an_expired_key_stops_and_a_new_limit_holds(store: Store) -> None:
         key, text = store.create()
         assert (await client.ask(text))[0] == 200
         store.keys.change(dataclasses.replace(key, limits=Limits(requests_per_day=1)))
-        async with asyncio.timeout(20):
+        async with asyncio.timeout(LIMIT_S):
             while (await client.ask(text, None, "/v1/models"))[2].get(
                 "x-ratelimit-remaining-requests"
             ) != "0":
@@ -300,7 +300,7 @@ async def test_an_expired_key_stops_and_a_new_limit_holds(store: Store) -> None:
         status, reply, _ = await client.ask(text)
         assert (status, reply["error"]["code"]) == (429, "insufficient_quota")
         store.keys.change(dataclasses.replace(key, expires_at=time.time()))
-        async with asyncio.timeout(20):
+        async with asyncio.timeout(LIMIT_S):
             while (await client.ask(text, None, "/v1/models"))[0] != 401:
                 await asyncio.sleep(0.02)
 
@@ -318,7 +318,7 @@ async def test_two_gateways_share_a_days_quota(database_url: str) -> None:
         assert (await one.ask(text))[0] == 200
         assert (await two.ask(text))[0] == 200
         await until(lambda: store.used(key) == {"m": (2, 22, 14, 0)})
-        async with asyncio.timeout(20):
+        async with asyncio.timeout(LIMIT_S):
             for client in (one, two):
                 while (await client.ask(text, None, "/v1/models"))[2][
                     "x-ratelimit-remaining-requests"
@@ -326,7 +326,7 @@ async def test_two_gateways_share_a_days_quota(database_url: str) -> None:
                     await asyncio.sleep(0.05)
         assert (await one.ask(text))[0] == 200
         assert (await one.ask(text))[0] == 429
-        async with asyncio.timeout(20):
+        async with asyncio.timeout(LIMIT_S):
             while (await two.ask(text))[0] != 429:
                 pytest.fail("a request beyond the quota was let through") if len(
                     endpoint.bodies
@@ -389,7 +389,7 @@ async def test_work_for_a_key_goes_on_by_its_id(store: Store) -> None:
         await until(lambda: store.used(key).get("m", (0,))[0] == 2)
         assert await inner.access.caller_of({KEY_ID: given_id(b"x"), CALLER: None}) is None
         store.keys.change(dataclasses.replace(key, revoked_at=time.time()))
-        async with asyncio.timeout(20):
+        async with asyncio.timeout(LIMIT_S):
             with pytest.raises(AuthenticationError):
                 while await inner.access.caller_of(scope):
                     await asyncio.sleep(0.05)

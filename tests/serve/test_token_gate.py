@@ -7,7 +7,7 @@ from typing import Any
 
 import aiohttp
 import pytest
-from live import serving, until
+from live import LIMIT_S, serving, until
 
 from fastchat.engine.echo import EchoEngine, EchoOptions
 from fastchat.serve.controller import ControllerSettings
@@ -107,7 +107,7 @@ async def test_gateway_and_controller_send_it(token: str | None) -> None:
 
 async def _until_listed(gateway: str) -> None:
     async with aiohttp.ClientSession() as session:
-        async with asyncio.timeout(20):
+        async with asyncio.timeout(LIMIT_S):
             while True:
                 async with session.get(f"{gateway}/v1/models") as reply:
                     if (await reply.json())["data"]:

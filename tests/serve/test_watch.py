@@ -3,6 +3,7 @@ import json
 from typing import Any
 
 import pytest
+from live import LIMIT_S
 
 from fastchat.serve import watch
 from fastchat.serve.endpoints import Endpoint
@@ -69,14 +70,15 @@ async def test_heart_beats_that_change_nothing_put_off_no_ping(
             await asyncio.sleep(0)
 
     beating = asyncio.ensure_future(beat())
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(LIMIT_S):
         assert await read(lines) == [{"event": "ping"}]
     beating.cancel()
     await asyncio.gather(beating, return_exceptions=True)
     await lines.aclose()
 
 
-async def test_closing_ends_the_streams() -> None:
+async def test_closing_ends_the_streams(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(watch, "PING_S", LIMIT_S)
     feed = Feed(Router().snapshot, controller_id="c", expiry_s=90)
     lines = feed.lines()
     await read(lines)

@@ -8,7 +8,7 @@ from typing import Any
 
 import aiohttp
 import pytest
-from in_process import serving, until
+from in_process import WAIT_LIMIT_S, serving, until
 
 from fastchat.engine.echo import EchoEngine, EchoOptions
 from fastchat.serve import asgi
@@ -175,7 +175,7 @@ async def test_a_slow_reader_that_reads_on_is_told_why_its_stream_ended(
         writer.write(head.encode() + body)
         await until(lambda: bench.engine.aborted_total == 1)
         received = b""
-        async with asyncio.timeout(20):
+        async with asyncio.timeout(WAIT_LIMIT_S):
             while not received.endswith(b"0\r\n\r\n"):
                 part = await reader.read(1 << 16)
                 assert part
@@ -228,7 +228,7 @@ async def test_a_body_that_does_not_arrive_is_given_up(monkeypatch: pytest.Monke
         host, port = url.removeprefix("http://").split(":")
         reader, writer = await asyncio.open_connection(host, int(port))
         writer.write(f"POST {CHAT} HTTP/1.1\r\nHost: x\r\nContent-Length: 100\r\n\r\n{{".encode())
-        async with asyncio.timeout(20):
+        async with asyncio.timeout(WAIT_LIMIT_S):
             assert b" 400 " in await reader.readline()
         writer.close()
         await writer.wait_closed()

@@ -10,7 +10,7 @@ from typing import Any
 import aiohttp
 import openai
 import pytest
-from live import serving
+from live import LIMIT_S, serving
 from real_processes import free_port
 from scripted_chat import ScriptedChat, echo_gateway, gateway_to, scripted_gateway
 from starlette.responses import JSONResponse, Response
@@ -41,7 +41,7 @@ async def begin(client: openai.AsyncOpenAI, content: bytes, endpoint: Any = CHAT
     )
 
 
-async def ended(client: openai.AsyncOpenAI, batch: Any, limit_s: float = 30) -> Any:
+async def ended(client: openai.AsyncOpenAI, batch: Any, limit_s: float = LIMIT_S) -> Any:
     """The batch at its end."""
     async with asyncio.timeout(limit_s):
         while batch.status in ("validating", "in_progress", "finalizing", "cancelling"):
@@ -211,7 +211,7 @@ class _Held(JSONResponse):
 
 async def answered(client: openai.AsyncOpenAI, batch: Any, count: int) -> None:
     """Returns when so many lines have their answers."""
-    async with asyncio.timeout(30):
+    async with asyncio.timeout(LIMIT_S):
         while batch.request_counts.completed < count:
             await asyncio.sleep(0.02)
             batch = await client.batches.retrieve(batch.id)
@@ -248,7 +248,7 @@ async def test_a_cancelled_batch_keeps_what_was_answered() -> None:
         (bad,) = await lines_of(client, batch.error_file_id)
         assert good["custom_id"] == "c0"
         assert (bad["custom_id"], bad["error"]["code"]) == ("c1", "batch_cancelled")
-        assert gate.asked == ["t0", "t1"]
+        assert sorted(gate.asked) == ["t0", "t1"]
         again = await client.batches.cancel(batch.id)
         assert again.status == "cancelled"
 
@@ -311,7 +311,7 @@ async def test_a_batch_survives_kill_9_of_its_gateway(tmp_path: Path) -> None:
         second, url = await started_gateway(inner, tmp_path)
         try:
             async with official(url) as client:
-                batch = await ended(client, await client.batches.retrieve(batch.id), limit_s=90)
+                batch = await ended(client, await client.batches.retrieve(batch.id))
                 assert (batch.status, batch.request_counts.completed) == ("completed", 5)
                 answers = await lines_of(client, batch.output_file_id)
         finally:
@@ -336,7 +336,7 @@ async def started_gateway(
         env={**os.environ, "LOGDIR": str(folder)},
     )
     url = f"http://127.0.0.1:{port}"
-    async with official(url) as client, asyncio.timeout(60):
+    async with official(url) as client, asyncio.timeout(LIMIT_S):
         while True:
             with contextlib.suppress(openai.APIError):
                 if (await client.models.list()).data:

@@ -8,7 +8,7 @@ from typing import Any
 import aiohttp
 import openai
 import pytest
-from in_process import serving, until
+from in_process import WAIT_LIMIT_S, serving, until
 
 from fastchat.engine.echo import EchoEngine, EchoOptions
 from fastchat.protocol.anthropic_api import MessagesRequest
@@ -210,7 +210,7 @@ async def test_of_a_line_they_are_named_in_its_answer(url: str) -> None:
         )  # fmt: skip
         assert created.headers[IGNORED] == "priority"
         batch = created.parse()
-        async with asyncio.timeout(30):
+        async with asyncio.timeout(WAIT_LIMIT_S):
             while (batch := await client.batches.retrieve(batch.id)).status != "completed":
                 await asyncio.sleep(0.02)
         assert batch.output_file_id is not None

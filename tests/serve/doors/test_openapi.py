@@ -72,7 +72,14 @@ async def test_the_server_keeps_to_its_document(tmp_path: Path) -> None:
             *("run", str(place), "--url", url, "--checks", ",".join(CHECKS)),
             *("--max-examples", str(EXAMPLES), "--phases", "examples,coverage,fuzzing"),
             *("--seed", "1", "--generation-deterministic"),
-            *("--no-color", "--request-timeout", "30", "--continue-on-failure"),
+            *(
+                "--no-color",
+                "--suppress-health-check",
+                "too_slow",
+                "--request-timeout",
+                "600",
+                "--continue-on-failure",
+            ),
         ]
         process = await asyncio.create_subprocess_exec(
             *(str(Path(sys.executable).with_name("schemathesis")), *words),

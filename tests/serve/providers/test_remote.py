@@ -12,7 +12,7 @@ import openai
 import pytest
 from fake_endpoint import FakeEndpoint
 from fake_provider import ARGUMENTS, TEXT, FakeProvider
-from live import serving, until
+from live import LIMIT_S, serving, until
 
 from fastchat.serve.openai_api_server import Gateway, GatewaySettings, create_app
 
@@ -259,7 +259,7 @@ async def test_no_more_requests_than_allowed_are_under_way(tmp_path: Path) -> No
                 return bool(await here.chat())
             return False
 
-        async with asyncio.timeout(20):
+        async with asyncio.timeout(LIMIT_S):
             while not await free():
                 await asyncio.sleep(0.02)
 
