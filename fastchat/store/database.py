@@ -31,6 +31,9 @@ metadata = sa.MetaData()
 BUSY_S = 15
 """How long a transaction waits for another process before it is refused."""
 
+CONNECT_S = 15
+"""How long a transaction waits for a connection: to PostgreSQL, or one of ours that is in use."""
+
 _making_files = threading.Lock()
 
 TURN_S = 45
@@ -62,13 +65,13 @@ class Database:
         """
         self.url = _parsed(url)
         self.is_sqlite = self.url.get_backend_name() == "sqlite"
-        waits = {"timeout" if self.is_sqlite else "connect_timeout": BUSY_S}
+        waits = {"timeout": BUSY_S} if self.is_sqlite else {"connect_timeout": CONNECT_S}
         self.engine = sa.create_engine(
             self.url,
             connect_args=waits,
             hide_parameters=True,
             pool_pre_ping=not self.is_sqlite,
-            pool_timeout=BUSY_S,
+            pool_timeout=CONNECT_S,
         )
         # SQLite has one writer; threads of this process queue here, which is fair, where its
         # own way of waiting is to ask again and again.
