@@ -23,9 +23,11 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 DEFAULT_API_URL = "http://localhost:8000/v1"
-LIST_TIMEOUT_S = 5.0
+LIST_TIMEOUT_S = 10.0
 CACHE_S = 1.5
 """How long one listing serves every open page."""
+KEPT_S = 60.0
+"""How long the last listing serves while the server is too busy for another."""
 NO_KEY = "EMPTY"
 
 
@@ -102,7 +104,11 @@ class ModelDirectory:
         self._http: httpx2.AsyncClient | None = None
         self._listing = Listing()
         self._listed_at = float("-inf")
+        self._told_at = float("-inf")
+        """When a server last told its models."""
         self._asks_controller = False
+        self._is_late = False
+        """The last listing did not come in time."""
         self._asking = asyncio.Lock()  # one listing at a time, however many pages want it
 
     async def listing(self) -> Listing:
@@ -112,6 +118,8 @@ class ModelDirectory:
             if not kept and self._now() - self._listed_at >= CACHE_S:
                 self._listing = await self._ask()
                 self._listed_at = self._now()
+                if not self._is_late:
+                    self._told_at = self._listed_at
             return self._listing
 
     async def client_for(self, model: str) -> "AsyncOpenAI":
@@ -153,9 +161,10 @@ class ModelDirectory:
 
     async def _ask(self) -> Listing:
         """One listing from the gateway, or from the controller in its place."""
+        self._is_late = False
         listing = await self._ask_gateway()
-        may_ask_controller = self.source.api_url is None and self.source.controller_url
-        self._asks_controller = bool(may_ask_controller and listing.problem == "unreachable")
+        is_away = listing.problem == "unreachable"
+        self._asks_controller = self._has_other_source and is_away
         return await self._ask_controller() if self._asks_controller else listing
 
     async def _ask_gateway(self) -> Listing:
@@ -168,11 +177,27 @@ class ModelDirectory:
             models = [_model(entry.id, entry.model_extra or {}) for entry in page.data]
         except (openai.AuthenticationError, openai.PermissionDeniedError):
             return Listing(where=where, problem="refused")
+        except openai.APITimeoutError:
+            return self._late(where)
         except (openai.OpenAIError, ValueError, AttributeError, TypeError) as error:
             # The last three: something else than an OpenAI server listens there.
             log.debug("no list of models where=%s reason=%s", where, error)
             return Listing(where=where, problem="unreachable")
         return Listing(models=_sorted(models), where=where)
+
+    def _late(self, where: str) -> Listing:
+        """What to go by where no list came in time and nobody else is asked: the last one, for a
+        while."""
+        self._is_late = True
+        is_fresh = self._now() - self._told_at < KEPT_S
+        if self._listing.models and is_fresh and not self._has_other_source:
+            return self._listing
+        return Listing(where=where, problem="unreachable")
+
+    @property
+    def _has_other_source(self) -> bool:
+        """Whether the controller is asked where no gateway answers."""
+        return self.source.api_url is None and bool(self.source.controller_url)
 
     async def _ask_controller(self) -> Listing:
         where = public_address(self.source.controller_url)

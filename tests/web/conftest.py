@@ -1,6 +1,7 @@
 """A small OpenAI server that answers as it is told, for the tests of the page."""
 
 import asyncio
+import itertools
 import json
 import socket
 import threading
@@ -11,6 +12,7 @@ from typing import Any
 
 import pytest
 from aiohttp import web
+from live import LIMIT_S
 
 RICH = """\
 # Heading
@@ -62,6 +64,10 @@ class FakeOpenAI:
         self.headers: list[dict[str, str]] = []
         self.says_its_name = True
         self.rich = RICH
+        self.lists = True
+        """Whoever asks for the models is told them; else waits."""
+        self.holds = False
+        """Answers are kept from ending."""
         self.stored: dict[str, bytes] = {}
         self.given_up = 0
         self.open = 0
@@ -76,17 +82,18 @@ class FakeOpenAI:
 
     def start(self) -> None:
         self._thread.start()
-        asyncio.run_coroutine_threadsafe(self._start(), self._loop).result(10)
+        asyncio.run_coroutine_threadsafe(self._start(), self._loop).result(LIMIT_S)
 
     def stop(self) -> None:
-        asyncio.run_coroutine_threadsafe(self._stop(), self._loop).result(10)
+        asyncio.run_coroutine_threadsafe(self._stop(), self._loop).result(LIMIT_S)
         self._loop.call_soon_threadsafe(self._loop.stop)
-        self._thread.join(10)
+        self._thread.join(LIMIT_S)
         self._loop.close()
 
     def wait_until(self, happened: Callable[[], bool]) -> None:
         """Returns when `happened`; fails when it does not for a long time."""
-        for _ in range(1200):
+        end = time.monotonic() + LIMIT_S
+        while time.monotonic() < end:
             if happened():
                 return
             time.sleep(0.05)
@@ -116,6 +123,8 @@ class FakeOpenAI:
 
     async def _models(self, request: web.Request) -> web.Response:
         self.headers.append(dict(request.headers))
+        while not self.lists:
+            await asyncio.sleep(0.01)
         entries = [{"object": "model", "created": 1, "owned_by": "x", **m} for m in self.models]
         return web.json_response({"object": "list", "data": entries})
 
@@ -187,11 +196,12 @@ class FakeOpenAI:
                     await stream.write(b": still here\n\n")
                     await asyncio.sleep(0.05)
             case "!slow":
-                for number in range(2000):
+                for number in itertools.count():
                     await send({"content": f"{number} "})
                     await asyncio.sleep(0.05)
             case "!break":
                 await send({"content": "Half an ans"})
+                await self._until_let_go()
                 error = {"message": "The model ran out of memory.", "type": "x", "code": "x"}
                 await stream.write(f"data: {json.dumps({'error': error})}\n\n".encode())
             case "!cut":
@@ -215,9 +225,35 @@ class FakeOpenAI:
                 who = body["model"] if self.says_its_name else "somebody"
                 for word in f"{who} heard: {said}".split(" "):
                     await send({"content": word + " "})
+        await self._until_let_go()
         if order != "!break":
             await send({}, reason)
         await stream.write(b"data: [DONE]\n\n")
+
+    async def _until_let_go(self) -> None:
+        while self.holds:
+            await asyncio.sleep(0.01)
+
+
+@pytest.fixture(autouse=True)
+def patience(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The page gives nobody up whom a slow machine keeps from answering.
+
+    Tests of what happens when somebody is given up set the limit that they mean.
+    """
+    from fastchat.store import database
+    from fastchat.web import foreign_board, guard, images, models, remote_log
+
+    for module, limits in {
+        database: ("BUSY_S", "TURN_S", "CONNECT_S"),
+        foreign_board: ("TIMEOUT_S",),
+        guard: ("MODERATION_TIMEOUT_S", "MONITOR_TIMEOUT_S"),
+        images: ("STORAGE_TIMEOUT_S",),
+        models: ("LIST_TIMEOUT_S",),
+        remote_log: ("TIMEOUT_S",),
+    }.items():
+        for limit in limits:
+            monkeypatch.setattr(module, limit, int(LIMIT_S))
 
 
 @pytest.fixture
@@ -230,7 +266,24 @@ def fake() -> Iterator[FakeOpenAI]:
 
 
 @pytest.fixture
-def serve_app(fake: FakeOpenAI) -> Iterator[Callable[[Callable[[], Any]], str]]:
+def served() -> list[Any]:
+    """The pages that this test serves, each a `Guard`."""
+    return []
+
+
+@pytest.fixture
+def all_done(served: list[Any], fake: FakeOpenAI) -> Callable[[], None]:
+    """Returns once every event that reached the pages has told its browser all it had to tell."""
+
+    def is_done() -> bool:
+        blocks = [route.app.get_blocks() for page in served for route in page.app.routes[-1:]]
+        return not any(any(list(b._queue.pending_event_ids_session.values())) for b in blocks)
+
+    return lambda: fake.wait_until(is_done)
+
+
+@pytest.fixture
+def serve_app(fake: FakeOpenAI, served: list[Any]) -> Iterator[Callable[[Callable[[], Any]], str]]:
     """Serves what a function builds on a free port; gives its address.
 
     `fake` is named so that it ends after the pages that ask it.
@@ -244,8 +297,15 @@ def serve_app(fake: FakeOpenAI) -> Iterator[Callable[[Callable[[], Any]], str]]:
 
         def __init__(self, build: Callable[[], Any]) -> None:
             self.page = build()
+            served.append(self.page)
             super().__init__(
-                uvicorn.Config(self.page, log_config=None, lifespan="on", proxy_headers=False)
+                uvicorn.Config(
+                    self.page,
+                    log_config=None,
+                    lifespan="on",
+                    proxy_headers=False,
+                    timeout_keep_alive=3600,
+                )
             )
             self.opened = threading.Event()
 
@@ -273,14 +333,14 @@ def serve_app(fake: FakeOpenAI) -> Iterator[Callable[[Callable[[], Any]], str]]:
 
         threads.append(threading.Thread(target=asyncio.run, args=(main(),), daemon=True))
         threads[-1].start()
-        assert made.wait(60)
-        assert servers[-1].opened.wait(60)
+        assert made.wait(LIMIT_S)
+        assert servers[-1].opened.wait(LIMIT_S)
         return f"http://127.0.0.1:{sockets[0].getsockname()[1]}"
 
     yield serve
     for server, thread in zip(servers, threads, strict=True):
         server.should_exit = True
-        thread.join(20)
+        thread.join(LIMIT_S)
         assert not thread.is_alive()
 
 

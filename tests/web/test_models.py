@@ -5,6 +5,7 @@ from collections.abc import AsyncIterator, Callable
 from typing import Any
 
 import pytest
+from live import LIMIT_S
 
 from fastchat.errors import UnavailableError
 from fastchat.web import models
@@ -68,6 +69,35 @@ async def test_the_list_follows_what_comes_and_goes(
     assert len((await directory.listing()).models) == 1, "a moment old is new enough"
     clock.time += models.CACHE_S
     assert (await directory.listing()).models == ()
+
+
+async def test_a_list_that_does_not_come_in_time_takes_no_models_away_for_a_while(
+    fake: Any, open_directory: OpenDirectory, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    clock = Clock()
+    directory = open_directory(now=clock, api_url=fake.url)
+    known = await directory.listing()
+    monkeypatch.setattr(models, "LIST_TIMEOUT_S", 0.05)
+    fake.lists = False
+    clock.time = models.KEPT_S - models.CACHE_S
+    assert await directory.listing() == known
+    clock.time = models.KEPT_S
+    late = await directory.listing()
+    assert (late.models, late.problem) == ((), "unreachable")
+    clock.time += 10.0
+    assert (await directory.listing()).problem == "unreachable"
+    monkeypatch.setattr(models, "LIST_TIMEOUT_S", LIMIT_S)
+    fake.lists = True
+    clock.time += 10.0
+    assert await directory.listing() == known
+
+
+async def test_a_list_that_never_came_is_a_problem(
+    fake: Any, open_directory: OpenDirectory, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(models, "LIST_TIMEOUT_S", 0.05)
+    fake.lists = False
+    assert (await open_directory(api_url=fake.url).listing()).problem == "unreachable"
 
 
 async def test_the_first_list_can_be_kept(fake: Any, open_directory: OpenDirectory) -> None:
