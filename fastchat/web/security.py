@@ -121,7 +121,7 @@ class Guard:
         self._ending = False
 
     async def end_streams(self) -> None:
-        """Ends the event streams of open pages, which would hold up a shutdown."""
+        """Ends the event streams of open pages, which would hold up a shutdown, and begins none."""
         self._ending = True
         for request in self._requests:
             request.cancel()
@@ -135,6 +135,10 @@ class Guard:
         if refusal := self._refusal(scope):
             status, text = refusal
             await PlainTextResponse(text, status, self._headers)(scope, receive, send)
+            return
+        if self._ending:  # who was just being connected would hold up the end as well
+            headers = {**self._headers, "connection": "close", "retry-after": "5"}
+            await PlainTextResponse("The server is ending.\n", 503, headers)(scope, receive, send)
             return
 
         streaming = False

@@ -1,13 +1,15 @@
 """What the page's server lets in, and what its replies carry."""
 
+import asyncio
 from collections.abc import AsyncIterator
 from typing import Any
 
 import httpx
 import pytest
+from live import LIMIT_S
 from starlette.requests import Request
 from starlette.responses import PlainTextResponse
-from starlette.types import Receive, Scope, Send
+from starlette.types import Message, Receive, Scope, Send
 
 from fastchat.web.security import BODY_LIMIT_BYTES, Guard
 
@@ -20,7 +22,7 @@ async def inner(scope: Scope, receive: Receive, send: Send) -> None:
 def client(host: str = "localhost:7860", **guard: Any) -> httpx.AsyncClient:
     settings = {"hosts": (), "any_host": False, **guard}
     transport = httpx.ASGITransport(Guard(inner, **settings))
-    return httpx.AsyncClient(transport=transport, base_url=f"http://{host}")
+    return httpx.AsyncClient(transport=transport, base_url=f"http://{host}", timeout=LIMIT_S)
 
 
 @pytest.mark.parametrize("path", ["/", "/config", "/assets/x.js", "/gradio_api/queue/data?a=b"])
@@ -105,3 +107,38 @@ async def test_bodies_are_bounded() -> None:
 
     reply = await client().post("/gradio_api/queue/join", content=endless())
     assert reply.status_code == 411
+
+
+async def test_a_stream_that_comes_while_the_server_ends_is_not_begun() -> None:
+    """It would be nobody's to end, and the server would wait for its reader to leave."""
+    begun: list[str] = []
+
+    async def endless(scope: Scope, receive: Receive, send: Send) -> None:
+        begun.append(scope["path"])
+        await send({"type": "http.response.start", "status": 200, "headers": []})
+        await send({"type": "http.response.body", "body": b"", "more_body": True})
+        await asyncio.Event().wait()
+
+    guard = Guard(endless, hosts=(), any_host=False)
+    sent: list[Message] = []
+
+    async def ask(path: str) -> None:
+        async def receive() -> Message:
+            return {"type": "http.request", "body": b"", "more_body": False}
+
+        async def send(message: Message) -> None:
+            sent.append(message)
+
+        headers = [(b"host", b"localhost:7860")]
+        scope = {"type": "http", "method": "GET", "path": path, "headers": headers}
+        await guard(scope, receive, send)
+
+    open_page = asyncio.create_task(ask("/gradio_api/heartbeat/early"))
+    while not begun:
+        await asyncio.sleep(0)
+    await guard.end_streams()
+    await open_page
+    assert sent[-1] == {"type": "http.response.body", "body": b""}
+    await ask("/gradio_api/heartbeat/late")
+    assert begun == ["/gradio_api/heartbeat/early"]
+    assert [m["status"] for m in sent if m["type"] == "http.response.start"] == [200, 503]
