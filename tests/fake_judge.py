@@ -4,6 +4,7 @@ import asyncio
 import contextlib
 import json
 import threading
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -44,6 +45,8 @@ class FakeJudge:
         self.most_waiting = 0
         self.together = 1
         """So many requests wait for each other before the first is answered."""
+        self.most: int | None = None
+        """So many requests are answered; later ones wait until this is raised."""
         self._met = asyncio.Event()
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._loop.run_forever, daemon=True)
@@ -57,6 +60,14 @@ class FakeJudge:
         self._loop.call_soon_threadsafe(self._loop.stop)
         self._thread.join(LIMIT_S)
         self._loop.close()
+
+    def wait_until_alone(self) -> None:
+        """Returns once everything that was sent has been read, and every client has gone."""
+        end = time.monotonic() + LIMIT_S
+        server = self._runner.server
+        while server and server.connections:
+            assert time.monotonic() < end, "a client stays"
+            time.sleep(0.01)
 
     async def _start(self) -> None:
         app = web.Application()
@@ -72,10 +83,13 @@ class FakeJudge:
             error = {"message": f"{name} is not known here", "param": name, "code": "x"}
             return web.json_response({"error": error}, status=400)
         self.bodies.append(body)
+        number = len(self.bodies)
         self.waiting += 1
         self.most_waiting = max(self.most_waiting, self.waiting)
         if self.waiting >= self.together:
             self._met.set()
+        while self.most is not None and number > self.most:
+            await asyncio.sleep(0.01)
         with contextlib.suppress(TimeoutError):  # then `most_waiting` tells what went wrong
             await asyncio.wait_for(self._met.wait(), LIMIT_S)
         await asyncio.sleep(0.01)

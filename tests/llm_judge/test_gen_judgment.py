@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 from fake_judge import BENCH, FakeJudge, answer, is_pair, judge, longer_is_better, rows_of
+from live import LIMIT_S
 
 from fastchat.llm_judge import gen_judgment
 from fastchat.llm_judge.folders import PACKAGED, Bench, read_pairs, read_single
@@ -290,8 +291,9 @@ def test_after_kill_nine_nothing_that_was_answered_is_asked_again(
         return longer_is_better(body)
 
     fake.rule = rule
-    process.wait(60)
+    process.wait(LIMIT_S)
     assert process.returncode == -signal.SIGKILL
+    fake.wait_until_alone()  # what was sent before the end may come after it
     kept = {row["key"] for row in rows_of(FOLDER / "cache" / "rule.jsonl")}
     n_before = len(seen)
     subprocess.run(command, check=True, stdout=subprocess.DEVNULL, stdin=subprocess.DEVNULL)

@@ -62,7 +62,7 @@ def test_a_command_runs_by_its_path_as_published(tmp_path: Path) -> None:
         cwd=folder,
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=600,
         check=False,
     )
     assert done.returncode == 0, done.stderr
