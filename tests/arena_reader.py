@@ -1,20 +1,18 @@
 """A person at the arena, in a real browser."""
 
 import os
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import pytest
+from real_browser import LIMIT_MS, new_tab, send
 
 from fastchat.web.texts import load_texts
 
 WORDS = load_texts().arena
-CHROMIUM = Path("/usr/bin/chromium")
+WAITING = load_texts().chat.wait
 BOX = ".message textarea:visible"
 SHOTS = os.environ.get("FASTCHAT_SCREENSHOTS")
 """A folder for pictures of what the tests see; unset for none."""
-WAIT_MS = 20_000
 
 
 class Reader:
@@ -24,7 +22,7 @@ class Reader:
         from playwright.sync_api import expect
 
         self.expect = expect
-        self.tab = context.new_page()
+        self.tab = new_tab(context)
         self.url = url
         self.requests: list[str] = []
         self.failures: list[str] = []
@@ -33,14 +31,15 @@ class Reader:
         self.open("/")
 
     def open(self, path: str) -> None:
+        """Opens a page of the arena, and waits until it has heard from its server."""
         self.tab.goto(self.url + path)
-        self.expect(self.tab.get_by_role("tab").first).to_be_visible(timeout=WAIT_MS)
+        self.expect(self.tab.get_by_role("tab").first).to_be_visible()
+        self.expect(self.tab.locator(BOX)).not_to_have_attribute("placeholder", WAITING)
 
     def say(self, text: str) -> None:
         box = self.tab.locator(BOX)
-        self.expect(box).to_be_enabled(timeout=WAIT_MS)
-        box.fill(text)
-        box.press("Enter")
+        self.expect(box).to_be_enabled()
+        send(box, text)
 
     def answers(self) -> Any:
         return self.tab.locator(".message.bot:visible")
@@ -49,9 +48,7 @@ class Reader:
         return self.tab.get_by_role("button", name=name, exact=True).locator("visible=true")
 
     def see(self, text: str) -> None:
-        self.expect(self.tab.get_by_text(text).locator("visible=true").first).to_be_visible(
-            timeout=WAIT_MS
-        )
+        self.expect(self.tab.get_by_text(text).locator("visible=true").first).to_be_visible()
 
     def shoot(self, name: str) -> None:
         if SHOTS:
@@ -59,23 +56,10 @@ class Reader:
 
     def vote(self, choice: str) -> None:
         """Votes once that is possible, and waits until the vote is saved."""
-        self.expect(self.button(choice)).to_be_enabled(timeout=3 * WAIT_MS)
+        self.expect(self.button(choice)).to_be_enabled(timeout=3 * LIMIT_MS)
         self.button(choice).click()
         self.see(WORDS.thanks)
 
     def begin_new_round(self) -> None:
         self.button(WORDS.new_round).click()
-        self.expect(self.answers()).to_have_count(0, timeout=WAIT_MS)
-
-
-def open_browser() -> Iterator[Any]:
-    """A browser for the tests; it is closed in the end."""
-    if not CHROMIUM.exists():
-        pytest.skip("there is no chromium on this machine")
-    sync_api = pytest.importorskip("playwright.sync_api")
-    with sync_api.sync_playwright() as playwright:
-        browser = playwright.chromium.launch(
-            executable_path=CHROMIUM, args=["--no-sandbox", "--disable-gpu"]
-        )
-        yield browser
-        browser.close()
+        self.expect(self.answers()).to_have_count(0)

@@ -1,7 +1,6 @@
 """What the browser shows, as text; and the page in a real browser."""
 
 import asyncio
-import contextlib
 import json
 import re
 import socket
@@ -12,6 +11,8 @@ from typing import Any
 
 import pytest
 from fake_judge import BENCH, FakeJudge, answer, is_pair, judge
+from live import KEEP_ALIVE_S, LIMIT_S
+from real_browser import new_tab, open_browser, until_sent
 from real_processes import free_port, running, wait_until_answers
 
 from fastchat.llm_judge import qa_browser
@@ -28,7 +29,6 @@ from fastchat.llm_judge.browser_views import (
 )
 from fastchat.llm_judge.folders import Bench
 
-CHROMIUM = Path("/usr/bin/chromium")
 OWN = Bench(data_dir=Path("data"), name="fastchat_bench")
 
 
@@ -115,66 +115,62 @@ def page(judged: Path) -> Iterator[str]:
 
     async def main() -> None:
         app = qa_browser.build_app(qa_browser.BrowserSettings(bench_name="fastchat_bench"))
-        config = uvicorn.Config(app, log_config=None, timeout_graceful_shutdown=1)
+        config = uvicorn.Config(
+            app, log_config=None, timeout_graceful_shutdown=1, timeout_keep_alive=KEEP_ALIVE_S
+        )
         servers.append(Server(config))
         await servers[0].serve(sockets=[listener])
 
     thread = threading.Thread(target=asyncio.run, args=(main(),), daemon=True)
     thread.start()
-    assert opened.wait(60)
+    assert opened.wait(LIMIT_S)
     yield f"http://127.0.0.1:{listener.getsockname()[1]}/"
     servers[0].should_exit = True
-    thread.join(20)
+    thread.join(LIMIT_S)
     listener.close()
+
+
+@pytest.fixture
+def browser() -> Iterator[Any]:
+    yield from open_browser()
 
 
 @pytest.mark.slow
 @pytest.mark.xdist_group("browser")
 @pytest.mark.filterwarnings("ignore")
-def test_a_reader_finds_a_question_and_its_judgments(page: str) -> None:
-    if not CHROMIUM.exists():
-        pytest.skip("there is no chromium on this machine")
-    sync_api = pytest.importorskip("playwright.sync_api")
-    expect = sync_api.expect
-    with sync_api.sync_playwright() as playwright:
-        browser = playwright.chromium.launch(
-            executable_path=CHROMIUM, args=["--no-sandbox", "--disable-gpu"]
-        )
-        tab = browser.new_page(viewport={"width": 380, "height": 800})
-        asked: list[str] = []
-        tab.on("request", lambda request: asked.append(request.url))
-        tab.goto(page)
-        see = tab.locator(".question-1:visible").first
-        expect(see).to_contain_text("lighthouse keeper", timeout=20_000)
-        expect(tab.locator(".judgment:visible").first).to_contain_text("Grade: 6")
+def test_a_reader_finds_a_question_and_its_judgments(page: str, browser: Any) -> None:
+    from playwright.sync_api import expect
+
+    tab = new_tab(browser.new_context(viewport={"width": 380, "height": 800}))
+    asked: list[str] = []
+    tab.on("request", lambda request: asked.append(request.url))
+    tab.goto(page)
+    see = tab.locator(".question-1:visible").first
+    expect(see).to_contain_text("lighthouse keeper")
+    expect(tab.locator(".judgment:visible").first).to_contain_text("Grade: 6")
+    assert tab.evaluate("document.documentElement.scrollWidth") <= 380
+    until_sent(tab, lambda: tab.keyboard.press("n"), lambda event: True)
+    expect(see).to_contain_text("bakery")
+    tab.keyboard.press("p")
+    expect(see).to_contain_text("lighthouse keeper")
+    tab.get_by_label("Category").first.click()
+    tab.get_by_role("option", name="reasoning").click()
+    expect(see).to_contain_text("Five boxes")
+    expect(tab.locator(".reference:visible").first).to_contain_text("From left to right")
+    for name in ("Pairwise Comparison", "Scores"):
+        tab.locator(".overflow-menu button").first.click()
+        tab.get_by_text(name).last.click()
+        expect(tab.get_by_role("tab", name=name)).to_be_visible()
         assert tab.evaluate("document.documentElement.scrollWidth") <= 380
-        for _ in range(4):  # a key that comes before the page listens is nobody's
-            tab.keyboard.press("n")
-            with contextlib.suppress(AssertionError):
-                expect(see).to_contain_text("bakery", timeout=8_000)
-                break
-        expect(see).to_contain_text("bakery")
-        tab.keyboard.press("p")
-        expect(see).to_contain_text("lighthouse keeper")
-        tab.get_by_label("Category").first.click()
-        tab.get_by_role("option", name="reasoning").click()
-        expect(see).to_contain_text("Five boxes")
-        expect(tab.locator(".reference:visible").first).to_contain_text("From left to right")
-        for name in ("Pairwise Comparison", "Scores"):
-            tab.locator(".overflow-menu button").first.click()
-            tab.get_by_text(name).last.click()
-            expect(tab.get_by_role("tab", name=name)).to_be_visible()
-            assert tab.evaluate("document.documentElement.scrollWidth") <= 380
-        tab.set_viewport_size({"width": 1100, "height": 900})
-        tab.get_by_role("tab", name="Pairwise Comparison").click()
-        games = tab.locator(".judgment:visible").first
-        expect(games).to_contain_text("Game 2")
-        expect(games).to_contain_text(re.compile("Winner: one"))
-        tab.get_by_role("tab", name="Scores").click()
-        expect(tab.locator(".scores:visible").first).to_contain_text("6.00")
-        expect(tab.locator(".plot:visible .main-svg").first).to_be_visible(timeout=20_000)
-        assert all(url.startswith((page, "data:", "blob:")) for url in asked)
-        browser.close()
+    tab.set_viewport_size({"width": 1100, "height": 900})
+    tab.get_by_role("tab", name="Pairwise Comparison").click()
+    games = tab.locator(".judgment:visible").first
+    expect(games).to_contain_text("Game 2")
+    expect(games).to_contain_text(re.compile("Winner: one"))
+    tab.get_by_role("tab", name="Scores").click()
+    expect(tab.locator(".scores:visible").first).to_contain_text("6.00")
+    expect(tab.locator(".plot:visible .main-svg").first).to_be_visible()
+    assert all(url.startswith((page, "data:", "blob:")) for url in asked)
 
 
 @pytest.mark.slow
@@ -185,7 +181,7 @@ def test_the_command_serves_until_it_is_told_to_end(here: Path) -> None:
         wait_until_answers(f"http://localhost:{port}/", [process])
         wait_until_answers(f"http://127.0.0.1:{port}/", [process])
         process.terminate()
-        assert process.wait(60) == 0
+        assert process.wait(LIMIT_S) == 0
     assert f"Open http://localhost:{port}" in (here / "log").read_text()
 
 

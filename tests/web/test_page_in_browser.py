@@ -3,26 +3,18 @@
 import json
 import re
 from collections.abc import Callable, Iterator
-from pathlib import Path
 from typing import Any
 
+import httpx
 import pytest
+from live import LIMIT_S
+from real_browser import joining, new_tab, open_browser, send
 
 from fastchat.web.models import Source
 from fastchat.web.texts import load_texts
 
 pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("browser")]
 
-CHROMIUM = Path("/usr/bin/chromium")
-ARGUMENTS = [
-    "--no-sandbox",
-    "--disable-gpu",
-    "--disable-quic",
-    "--no-first-run",
-    "--disable-background-networking",
-    "--disable-component-update",
-    "--disable-sync",
-]
 BOX = ".message textarea"
 TEXTS = load_texts()
 
@@ -34,7 +26,7 @@ class Reader:
         from playwright.sync_api import expect
 
         self.expect = expect
-        self.tab = context.new_page()
+        self.tab = new_tab(context)
         self.requests: list[str] = []
         self.failures: list[str] = []
         self.tab.on("request", lambda request: self.requests.append(request.url))
@@ -44,27 +36,34 @@ class Reader:
         self.see(self.tab.locator(BOX))
 
     def see(self, what: Any) -> None:
-        self.expect(what).to_be_visible(timeout=20_000)
+        self.expect(what).to_be_visible()
 
     def enter(self, text: str) -> None:
-        self.tab.fill(BOX, text)
-        self.tab.press(BOX, "Enter")
+        send(self.tab.locator(BOX), text)
 
     def say(self, text: str) -> None:
         """Asks, and waits until the question was taken."""
         self.enter(text)
-        self.expect(self.tab.locator(BOX)).to_have_value("", timeout=20_000)
+        self.expect(self.tab.locator(BOX)).to_have_value("")
 
     @property
     def answers(self) -> Any:
         return self.tab.locator(".message.bot")
 
     def wait_for_answer(self, text: str | re.Pattern[str]) -> None:
-        self.expect(self.answers.last).to_contain_text(text, timeout=20_000)
+        self.expect(self.answers.last).to_contain_text(text)
 
     def wait_until_done(self) -> None:
         self.see(self.tab.locator(".submit-button"))
-        self.expect(self.button("Regenerate")).to_be_enabled(timeout=20_000)
+        self.expect(self.button("Regenerate")).to_be_enabled()
+
+    def regenerate(self, fake: Any) -> None:
+        """Has the last question answered again, and sees the answer begin and end."""
+        fake.holds = True
+        self.button("Regenerate").click()
+        self.see(self.tab.locator(".stop-button"))
+        fake.holds = False
+        self.wait_until_done()
 
     def button(self, name: str) -> Any:
         return self.tab.locator(".actions").get_by_role("button", name=name)
@@ -72,13 +71,7 @@ class Reader:
 
 @pytest.fixture
 def browser() -> Iterator[Any]:
-    if not CHROMIUM.exists():
-        pytest.skip("there is no chromium on this machine")
-    sync_api = pytest.importorskip("playwright.sync_api")
-    with sync_api.sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=ARGUMENTS)
-        yield browser
-        browser.close()
+    yield from open_browser()
 
 
 @pytest.fixture
@@ -91,7 +84,7 @@ def reader(browser: Any, page: str) -> Reader:
     return Reader(browser.new_context(viewport={"width": 1280, "height": 800}), page)
 
 
-def test_a_person_chats(reader: Reader, fake: Any) -> None:
+def test_a_person_chats(reader: Reader, fake: Any, all_done: Callable[[], None]) -> None:
     reader.see(reader.tab.get_by_text(TEXTS.chat.greeting))
     assert reader.button("Regenerate").is_disabled()
     assert reader.button("Clear").is_disabled()
@@ -100,9 +93,8 @@ def test_a_person_chats(reader: Reader, fake: Any) -> None:
     reader.wait_for_answer("parrot heard: hello there")
     reader.wait_until_done()
 
-    # Nothing to send: what was said stays on the page.
-    with reader.tab.expect_event("requestfinished", lambda r: "queue/data" in r.url):
-        reader.enter("   ")
+    reader.enter("   ")  # nothing to send: what was said stays on the page
+    all_done()
     reader.say("say it again !rich")
     reader.see(reader.answers.last.locator("h1", has_text="Heading"))
     reader.expect(reader.answers).to_have_count(2)
@@ -115,10 +107,9 @@ def test_a_person_chats(reader: Reader, fake: Any) -> None:
     assert (sent["temperature"], sent["top_p"], sent["max_tokens"]) == (0.7, 1.0, 1024)
 
     reader.wait_until_done()
-    reader.button("Regenerate").click()
-    fake.wait_until(lambda: len(fake.requests) == 3)
+    reader.regenerate(fake)
     reader.wait_for_answer("Heading")
-    reader.wait_until_done()
+    assert len(fake.requests) == 3
     reader.expect(reader.answers).to_have_count(2)
     assert fake.requests[-1]["messages"] == sent["messages"]
 
@@ -146,17 +137,16 @@ def test_an_answer_can_be_stopped(reader: Reader, fake: Any) -> None:
     assert reader.tab.input_value(BOX) == "typed meanwhile", "a draft survives the answer"
     fake.wait_until(lambda: fake.given_up == 1)
     assert len(fake.requests) == 1
-    reader.tab.press(BOX, "Enter")
+    reader.enter("typed meanwhile")
     reader.wait_for_answer("parrot heard: typed meanwhile")
 
 
 def test_a_failed_answer_can_be_tried_again(reader: Reader, fake: Any) -> None:
     reader.say("try !break")
     reader.see(reader.tab.get_by_text("The model ran out of memory."))
-    reader.button("Regenerate").click()
-    fake.wait_until(lambda: len(fake.requests) == 2)
+    reader.regenerate(fake)
+    assert len(fake.requests) == 2
     reader.expect(reader.tab.locator(".notices p")).to_contain_text("ran out of memory")
-    reader.wait_until_done()
     reader.say("shift\nand enter")
     reader.wait_for_answer("parrot heard: shift")
     reader.expect(reader.tab.locator(".notices p")).to_have_count(0)
@@ -176,11 +166,14 @@ def test_thoughts_are_folded_away(reader: Reader) -> None:
 def test_leaving_the_page_ends_the_answer(reader: Reader, fake: Any) -> None:
     reader.say("!hang")
     reader.see(reader.tab.locator(".stop-button"))
+    fake.wait_until(lambda: fake.open == 1)
     reader.tab.close()
     fake.wait_until(lambda: (fake.given_up, fake.open) == (1, 0))
 
 
-def test_the_list_of_models_is_live(browser: Any, page: str, fake: Any) -> None:
+def test_the_list_of_models_is_live(
+    browser: Any, page: str, fake: Any, all_done: Callable[[], None]
+) -> None:
     fake.models, later = [], fake.models
     reader = Reader(browser.new_context(), page)
     reader.see(reader.tab.get_by_text(TEXTS.empty.title))
@@ -191,12 +184,14 @@ def test_the_list_of_models_is_live(browser: Any, page: str, fake: Any) -> None:
 
     fake.models = later
     picker = reader.tab.get_by_label("Model", exact=True)
-    reader.expect(picker).to_have_value("parrot", timeout=20_000)
+    reader.expect(picker).to_have_value("parrot")
     reader.see(reader.tab.get_by_text(TEXTS.chat.greeting))
     fake.models = [{"id": "cockatoo", "context_length": 512}, *later]
     reader.expect(reader.tab.locator(BOX)).to_have_attribute("placeholder", "Message parrot")
     picker.click()
-    reader.tab.get_by_role("option", name="cockatoo").click(timeout=20_000)
+    with joining(reader.tab, page, "clear"):
+        reader.tab.get_by_role("option", name="cockatoo").click()
+    all_done()  # another model begins a new conversation, which a question must not overtake
     reader.expect(reader.tab.locator(BOX)).to_have_attribute("placeholder", "Message cockatoo")
     reader.say("hello")
     reader.wait_for_answer("cockatoo heard: hello")
@@ -211,7 +206,7 @@ def test_a_model_can_be_named_in_the_address(browser: Any, page: str, fake: Any)
     fake.models = [{"id": "a"}, {"id": "parrot"}]
     reader = Reader(browser.new_context(), page + "/?model=parrot")
     picker = reader.tab.get_by_label("Model", exact=True)
-    reader.expect(picker).to_have_value("parrot", timeout=20_000)
+    reader.expect(picker).to_have_value("parrot")
 
 
 def test_nothing_that_is_written_runs(reader: Reader) -> None:
@@ -234,10 +229,15 @@ def test_nothing_that_is_written_runs(reader: Reader) -> None:
 
 def test_a_draft_outlives_late_news_of_the_last_question(reader: Reader) -> None:
     held: list[Any] = []
+    events = httpx.get(f"{reader.url}/config", timeout=LIMIT_S).json()["dependencies"]
+    [follows] = [  # the phase of an answer, with buttons and message box
+        event["id"]
+        for event in events
+        if event["targets"][0][1] == "change" and len(event["outputs"]) == 5
+    ]
 
     def hold(route: Any) -> None:
-        body = json.loads(route.request.post_data)
-        if held or "data" not in body or "first" in body["data"]:
+        if held or json.loads(route.request.post_data)["fn_index"] != follows:
             route.continue_()
         else:
             held.append(route)  # what would have emptied the box at once
@@ -245,13 +245,15 @@ def test_a_draft_outlives_late_news_of_the_last_question(reader: Reader) -> None
     reader.tab.route("**/queue/join*", hold)
     reader.enter("first")
     reader.wait_for_answer("parrot heard: first")
+    while not held:
+        reader.tab.wait_for_timeout(10)
     reader.tab.fill(BOX, "second")
     with reader.tab.expect_response(lambda response: "queue/join" in response.url):
         held.pop().continue_()
     reader.tab.unroute_all()
     reader.wait_until_done()
     assert reader.tab.input_value(BOX) == "second"
-    reader.tab.press(BOX, "Enter")
+    reader.enter("second")
     reader.wait_for_answer("parrot heard: second")
     reader.expect(reader.tab.locator(BOX)).to_have_value("")
 
@@ -268,7 +270,7 @@ def test_a_phone_shows_the_whole_page(browser: Any, page: str, scheme: str) -> N
         "() => document.documentElement.scrollWidth <= innerWidth"
         " && document.documentElement.scrollHeight <= innerHeight"
     )
-    reader.tab.wait_for_function(fits, timeout=20_000)
+    reader.tab.wait_for_function(fits)
     reader.say("x" * 400)
     reader.wait_for_answer("parrot heard")
     reader.wait_until_done()
@@ -277,7 +279,7 @@ def test_a_phone_shows_the_whole_page(browser: Any, page: str, scheme: str) -> N
     reader.wait_until_done()
     reader.tab.get_by_role("button", name=TEXTS.page.parameters).click()
     reader.see(reader.tab.get_by_text("Top P"))
-    reader.tab.wait_for_function(fits, timeout=20_000)
+    reader.tab.wait_for_function(fits)
     for element in (BOX, ".submit-button", ".picker input", "[data-theme-switch]"):
         box = reader.tab.locator(element).bounding_box()
         assert box["x"] >= 0 and box["x"] + box["width"] <= 390, element
@@ -298,15 +300,17 @@ def test_light_and_dark_follow_the_system_and_the_switch(browser: Any, page: str
     reader = Reader(context, page)
     body = reader.tab.locator("body")
 
-    def brightness() -> int:
-        colour = reader.tab.evaluate("getComputedStyle(document.body).backgroundColor")
-        return sum(int(part) for part in re.findall(r"\d+", colour)[:3])
+    def wait_for_brightness(bounds: str) -> None:
+        colours = "getComputedStyle(document.body).backgroundColor.match(/\\d+/g).slice(0, 3)"
+        reader.tab.wait_for_function(f"{colours}.reduce((sum, x) => sum + Number(x), 0) {bounds}")
 
     reader.expect(body).to_have_class(re.compile(r"\bdark\b"))
-    assert brightness() < 200
+    wait_for_brightness("< 200")
+    # The page's own script, which listens to the switch, comes after what it is about.
+    reader.tab.wait_for_function("document.documentElement.style.colorScheme")
     reader.tab.locator("[data-theme-switch]").click()
     reader.expect(body).not_to_have_class(re.compile(r"\bdark\b"))
-    assert brightness() > 600
+    wait_for_brightness("> 600")
     reader.tab.reload()
     reader.see(reader.tab.locator(BOX))
     reader.expect(body).not_to_have_class(re.compile(r"\bdark\b"))
