@@ -5,6 +5,10 @@ import secrets
 from typing import Any
 
 import httpx
+from live import LIMIT_S
+
+BEATS = 12
+"""Every 15 s while nothing comes."""
 
 
 class Session:
@@ -13,7 +17,7 @@ class Session:
     def __init__(
         self, page: str, *, session: str = "", cookie: bool = True, **headers: str
     ) -> None:
-        self.http = httpx.Client(base_url=page, headers=headers, timeout=30, trust_env=False)
+        self.http = httpx.Client(base_url=page, headers=headers, timeout=LIMIT_S, trust_env=False)
         self.session = session or secrets.token_hex(6)
         self.received: list[str] = []
         """Every byte that came, as text."""
@@ -59,7 +63,7 @@ class Session:
                     continue
                 event = json.loads(line.removeprefix("data:"))
                 beats += event["msg"] == "heartbeat"
-                assert beats < 3, f"nothing comes any more: {steps}"
+                assert beats < BEATS, f"nothing comes any more: {steps}"
                 if event["msg"] in ("process_generating", "process_completed"):
                     assert event["success"] == succeed, event
                     steps.append(event["output"].get("data", []))

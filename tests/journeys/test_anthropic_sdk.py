@@ -5,6 +5,7 @@ from typing import Any
 
 import anthropic
 import pytest
+from live import LIMIT_S
 from pydantic import BaseModel
 from real_processes import Platform
 
@@ -33,7 +34,7 @@ class Verdict(BaseModel):
 @pytest.fixture
 def client(platform: Platform) -> Iterator[anthropic.Anthropic]:
     with anthropic.Anthropic(
-        base_url=platform.gateway_url, api_key="none", max_retries=0, timeout=60
+        base_url=platform.gateway_url, api_key="none", max_retries=0, timeout=LIMIT_S
     ) as client:
         yield client
 

@@ -11,6 +11,7 @@ from typing import Any
 import httpx
 import openai
 import pytest
+from live import LIMIT_S
 from real_processes import Platform
 
 pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("platform")]
@@ -22,14 +23,14 @@ WHO: list[Any] = [{"role": "user", "content": "Who are you?"}]
 @pytest.fixture
 def client(platform: Platform) -> Iterator[openai.OpenAI]:
     with openai.OpenAI(
-        base_url=f"{platform.gateway_url}/v1", api_key="none", max_retries=0, timeout=60
+        base_url=f"{platform.gateway_url}/v1", api_key="none", max_retries=0, timeout=LIMIT_S
     ) as client:
         yield client
 
 
 @pytest.fixture
 def http(platform: Platform) -> Iterator[httpx.Client]:
-    with httpx.Client(base_url=platform.gateway_url, timeout=60, trust_env=False) as client:
+    with httpx.Client(base_url=platform.gateway_url, timeout=LIMIT_S, trust_env=False) as client:
         yield client
 
 
@@ -220,7 +221,7 @@ def test_batches_of_every_endpoint_are_answered(
         completion_window="24h",
         metadata={"of": "tests"},
     )
-    end = time.monotonic() + 60
+    end = time.monotonic() + LIMIT_S
     while batch.status not in ("completed", "failed") and time.monotonic() < end:
         time.sleep(0.2)
         batch = client.batches.retrieve(batch.id)

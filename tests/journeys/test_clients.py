@@ -8,6 +8,7 @@ from pathlib import Path
 
 import openai
 import pytest
+from live import LIMIT_S
 from real_processes import Platform
 
 pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("platform")]
@@ -18,7 +19,7 @@ QUESTION = [{"role": "user", "content": "Who are you?"}]
 @pytest.fixture
 def client(platform: Platform) -> Iterator[openai.OpenAI]:
     with openai.OpenAI(
-        base_url=f"{platform.gateway_url}/v1", api_key="none", max_retries=0, timeout=60
+        base_url=f"{platform.gateway_url}/v1", api_key="none", max_retries=0, timeout=LIMIT_S
     ) as client:
         yield client
 
@@ -127,7 +128,7 @@ def test_the_node_package_streams_a_chat(platform: Platform, root: Path) -> None
         cwd=folder,
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=LIMIT_S,
         check=True,
     )
     text, usage = done.stdout.rstrip().rsplit("\n", 1)

@@ -13,7 +13,7 @@ from real_processes import Platform
 
 pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("platform")]
 
-LIMIT_S = 120
+LIMIT_S = 600
 WEIGHTS = CLIENTS.parent.parent / "fastchat" / "model" / "vicuna-tiny"
 WHO = "Who are you?"
 

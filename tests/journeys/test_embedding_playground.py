@@ -10,6 +10,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
+from live import LIMIT_S
 from real_processes import Platform
 
 pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("platform")]
@@ -64,7 +65,7 @@ def script(root: Path, name: str, *words: str, status: int = 0) -> str:
     """What a script prints; on standard error where it is to fail."""
     path = root / "playground" / "test_embedding" / f"{name}.py"
     done = subprocess.run(
-        [sys.executable, str(path), *words], capture_output=True, text=True, timeout=60
+        [sys.executable, str(path), *words], capture_output=True, text=True, timeout=LIMIT_S
     )
     assert done.returncode == status, done.stderr
     return done.stderr if status else done.stdout

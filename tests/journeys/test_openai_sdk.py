@@ -12,13 +12,14 @@ from typing import Any, Literal
 
 import openai
 import pytest
+from live import LIMIT_S
 from pydantic import BaseModel
 from real_processes import Platform
 
 pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("platform")]
 
 MODEL = "vicuna-tiny"
-BATCH_LIMIT_S = 120
+BATCH_LIMIT_S = 600
 
 
 class Weather(BaseModel):
@@ -40,7 +41,7 @@ ASK: list[Any] = [{"role": "user", "content": "What is the weather in Rome?"}]
 @pytest.fixture
 def client(platform: Platform) -> Iterator[openai.OpenAI]:
     with openai.OpenAI(
-        base_url=f"{platform.gateway_url}/v1", api_key="none", max_retries=0, timeout=60
+        base_url=f"{platform.gateway_url}/v1", api_key="none", max_retries=0, timeout=LIMIT_S
     ) as client:
         yield client
 

@@ -9,6 +9,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from live import LIMIT_S
 from real_processes import Platform
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -35,7 +36,7 @@ def test_the_commands_of_the_readme_are_answered(platform: Platform) -> None:
         else:
             words = [words[0], "--silent", "--show-error", "--fail", *words[1:]]
         return subprocess.run(
-            words, cwd=ROOT, capture_output=True, text=True, timeout=60, check=True
+            words, cwd=ROOT, capture_output=True, text=True, timeout=LIMIT_S, check=True
         ).stdout
 
     chat, message, response, embedding, search = map(run, shown_commands())

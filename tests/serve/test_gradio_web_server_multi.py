@@ -7,6 +7,7 @@ from pathlib import Path
 import httpx
 import pytest
 import real_processes
+from live import LIMIT_S
 
 from fastchat.errors import UsageError
 from fastchat.serve.gradio_web_server_multi import MultiSettings, read_arena_settings
@@ -113,7 +114,7 @@ def test_the_arena_runs_without_models_files_or_keys(tmp_path: Path) -> None:
     ]
     with real_processes.running(command, log_path=tmp_path / "log") as processes:
         real_processes.wait_until_answers(page, processes)
-        with httpx.Client(base_url=page, trust_env=False) as client:
+        with httpx.Client(base_url=page, trust_env=False, timeout=LIMIT_S) as client:
             assert client.get("/config").status_code == 401
             assert client.post("/login", data={"username": "x", "password": "no"}).is_error
             right = {"username": "anybody", "password": "open sesame"}

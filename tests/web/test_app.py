@@ -7,6 +7,7 @@ from typing import Any
 
 import httpx
 import pytest
+from live import LIMIT_S
 
 from fastchat.errors import UsageError
 from fastchat.web.app import read_accounts
@@ -15,22 +16,26 @@ from fastchat.web.models import Source
 ServePage = Callable[..., str]
 
 
+def config_of(page: str) -> dict[str, Any]:
+    return httpx.get(f"{page}/config", timeout=LIMIT_S).raise_for_status().json()
+
+
 def components(page: str) -> dict[str, dict[str, Any]]:
     """The properties of the page's components by label."""
-    config = httpx.get(f"{page}/config").raise_for_status().json()
+    config = config_of(page)
     found = [c["props"] for c in config["components"] if c["props"].get("label")]
     return {props["label"]: props for props in found}
 
 
 def call(page: str, api_name: str, data: list[Any], session: str) -> list[list[Any]]:
     """What the event `api_name` sends back: one list for each step."""
-    config = httpx.get(f"{page}/config").json()
+    config = config_of(page)
     index = next(d["id"] for d in config["dependencies"] if d["api_name"] == api_name)
     body = {"fn_index": index, "session_hash": session, "data": data}
-    httpx.post(f"{page}/gradio_api/queue/join", json=body).raise_for_status()
+    httpx.post(f"{page}/gradio_api/queue/join", json=body, timeout=LIMIT_S).raise_for_status()
     steps: list[list[Any]] = []
     address = f"{page}/gradio_api/queue/data?session_hash={session}"
-    with httpx.stream("GET", address, timeout=30) as events:
+    with httpx.stream("GET", address, timeout=LIMIT_S) as events:
         for line in events.iter_lines():
             if not line.startswith("data:"):
                 continue
@@ -63,11 +68,11 @@ def test_the_page_shows_the_published_controls(page: str) -> None:
 
 @pytest.mark.slow
 def test_nothing_is_reported_and_no_file_is_served(page: str) -> None:
-    config = httpx.get(f"{page}/config").json()
+    config = config_of(page)
     assert config["analytics_enabled"] is False
     for path in ("/gradio_api/file=/etc/passwd", "/file=/etc/passwd", "/gradio_api/upload"):
-        assert httpx.get(page + path).status_code == 404
-    assert httpx.get(page, headers={"host": "evil.example"}).status_code == 403
+        assert httpx.get(page + path, timeout=LIMIT_S).status_code == 404
+    assert httpx.get(page, headers={"host": "evil.example"}, timeout=LIMIT_S).status_code == 403
 
 
 @pytest.mark.slow
@@ -96,10 +101,11 @@ def test_only_people_of_the_file_get_in(serve_page: ServePage, fake: Any, tmp_pa
     accounts.write_text("ann:secret,bob:with:colon\n\ncat:third\n", "utf-8")
     assert read_accounts(accounts) == (("ann", "secret"), ("bob", "with:colon"), ("cat", "third"))
     page = serve_page(source=Source(api_url=fake.url), accounts=read_accounts(accounts))
-    assert httpx.get(f"{page}/config").status_code == 401
+    assert httpx.get(f"{page}/config", timeout=LIMIT_S).status_code == 401
     body = {"fn_index": 0, "session_hash": "s", "data": []}
-    assert httpx.post(f"{page}/gradio_api/queue/join", json=body).status_code == 401
-    with httpx.Client(base_url=page) as client:
+    join = f"{page}/gradio_api/queue/join"
+    assert httpx.post(join, json=body, timeout=LIMIT_S).status_code == 401
+    with httpx.Client(base_url=page, timeout=LIMIT_S) as client:
         wrong = {"username": "ann", "password": "guess"}
         assert client.post("/login", data=wrong).status_code == 400
         right = {"username": "bob", "password": "with:colon"}
@@ -120,6 +126,6 @@ def test_a_broken_file_of_accounts_is_refused(tmp_path: Path, text: str) -> None
 @pytest.mark.slow
 def test_terms_are_part_of_the_page_when_asked_for(serve_page: ServePage, fake: Any) -> None:
     source = Source(api_url=fake.url)
-    assert 'id="terms"' not in json.dumps(httpx.get(serve_page(source=source) + "/config").json())
+    assert 'id="terms"' not in json.dumps(config_of(serve_page(source=source)))
     page = serve_page(source=source, show_terms=True)
-    assert '<dialog id=\\"terms\\">' in json.dumps(httpx.get(page + "/config").json())
+    assert '<dialog id=\\"terms\\">' in json.dumps(config_of(page))

@@ -10,12 +10,14 @@ from typing import Any
 import httpx
 import pytest
 from gradio_session import Session
+from live import LIMIT_S
 
 from fastchat.arena.events import Event, log_files, read_events
 from fastchat.arena.live import LiveLeaderboard
 from fastchat.store import database as database_module
 from fastchat.store.arena import ArenaStore
 from fastchat.store.database import Database
+from fastchat.web import guard
 from fastchat.web.guard import Moderation, read_patterns
 from fastchat.web.texts import load_texts
 
@@ -195,11 +197,14 @@ def test_failed_and_missing_answers_cannot_be_voted_on(arena: str, tmp_path: Pat
 
 
 @pytest.mark.slow
-def test_a_vote_before_both_answers_ended_is_refused(arena: str, fake: Any) -> None:
+def test_a_vote_before_both_answers_ended_is_refused(
+    arena: str, store: ArenaStore, fake: Any
+) -> None:
     session = Session(arena)
     session.join("anonymous_send", None, "count !slow", 0.7, 1.0, 64)
     fake.wait_until(lambda: fake.open == 2)
     session.join("anonymous_left", None)
+    fake.wait_until(lambda: store.refused() == {"unfinished": 1})
     session.join("anonymous_stop")
     session.steps(events=3)
     assert WORDS.refused_votes["unfinished"] in session.everything
@@ -244,8 +249,12 @@ def test_two_votes_at_once_count_once(arena: str, store: ArenaStore) -> None:
 
 @pytest.mark.slow
 def test_many_votes_of_one_address_are_limited_and_counted(
-    serve_arena: Callable[..., str], fake: Any, tmp_path: Path, store: ArenaStore
+    serve_arena: Callable[..., str],
+    fake: Any,
+    store: ArenaStore,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    monkeypatch.setattr(guard, "MINUTE_S", 3600.0)  # five votes may take longer than a minute
     fake.models = [{"id": "lion"}, {"id": "bear"}]
     page = serve_arena(votes_per_minute=3)
     session = Session(page)
@@ -353,4 +362,4 @@ def test_nothing_of_the_server_can_be_read(
     serve_arena: Callable[..., str], settings: dict[str, Any], path: str
 ) -> None:
     page = serve_arena(**settings)
-    assert httpx.get(page + path).status_code in (403, 404, 405)
+    assert httpx.get(page + path, timeout=LIMIT_S).status_code in (403, 404, 405)

@@ -21,6 +21,7 @@ from typing import Any
 import httpx
 import pytest
 from gradio_session import Session
+from live import LIMIT_S
 
 from fastchat.arena.events import VOTES, Event, log_files, read_events
 from fastchat.store.arena import ArenaStore
@@ -66,7 +67,7 @@ class Servers:
         assert self.parent.stdin and self.parent.stdout
         self.parent.stdin.close()
         self.parent.stdout.close()
-        self.parent.wait(20)
+        self.parent.wait(LIMIT_S)
 
     def _line(self) -> str:
         assert self.parent.stdout
@@ -96,6 +97,7 @@ def battle_and_vote(page: str, name: str, acknowledged: list[str], killed: threa
                     reader.battle(question)
                     if THANKS in reader.vote(rng.choice(CHOICES)):
                         acknowledged.append(question)
+        killed.wait(0.05)  # a server that does not listen yet has its processor to itself
 
 
 def test_no_acknowledged_vote_is_lost_or_twice(servers: Servers, fake: Any, tmp_path: Path) -> None:
@@ -120,7 +122,7 @@ def test_no_acknowledged_vote_is_lost_or_twice(servers: Servers, fake: Any, tmp_
         os.kill(pid, signal.SIGKILL)
         killed.set()
         for thread in threads:
-            thread.join(60)
+            thread.join(2 * LIMIT_S)
             assert not thread.is_alive()
     database = Database(str(tmp_path / "arena.db"))
     store = ArenaStore(database)

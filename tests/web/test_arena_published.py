@@ -12,6 +12,7 @@ import httpx
 import pytest
 import real_processes
 from gradio_session import Session
+from live import LIMIT_S
 
 from fastchat.serve.monitor import clean_battle_data
 from fastchat.web.texts import load_texts
@@ -37,7 +38,7 @@ def test_a_parameter_of_the_address_opens_its_tab(
     """One address for all would not do: the tab is told by the event that a load brings."""
     tabs = {"arena": 0, "vision": 0, "compare": 1, "direct": 2, "model": 2, "leaderboard": 3}
     wanted = {**tabs, "about": 4}.get(parameter)
-    with httpx.Client(base_url=serve_arena(), trust_env=False, timeout=30) as http:
+    with httpx.Client(base_url=serve_arena(), trust_env=False, timeout=LIMIT_S) as http:
         config = http.get("/config").json()
         kinds = {part["id"]: part["type"] for part in config["components"]}
         [chooses] = [
@@ -78,7 +79,7 @@ def test_a_page_behind_a_proxys_path_asks_for_everything_below_it(
     fake.models = [{"id": "lion"}]
     page = serve_arena(page={"root_path": root})
     known = {"host": "arena.example"} if root.startswith("https") else {}
-    with httpx.Client(base_url=page, trust_env=False, headers=known, timeout=30) as http:
+    with httpx.Client(base_url=page, trust_env=False, headers=known, timeout=LIMIT_S) as http:
         config = http.get("/config").json()
         assert config["root"].endswith(root)
         assert f"{root}/" in http.get("/").text or root in http.get("/").text
@@ -91,13 +92,16 @@ def test_a_page_behind_a_proxys_path_asks_for_everything_below_it(
             said = next(line for line in stream.iter_lines() if "process_completed" in line)
         assert "lion heard: hello there" in said
     if known:
-        assert httpx.get(page, headers={"host": "evil.example"}).status_code == 403
+        assert httpx.get(page, headers={"host": "evil.example"}, timeout=LIMIT_S).status_code == 403
 
 
 @pytest.mark.slow
 def test_terms_come_first_on_the_arena_as_well(serve_arena: Callable[..., str]) -> None:
-    assert "<dialog id=" not in httpx.get(serve_arena() + "/config").text
-    assert "<dialog id=" in httpx.get(serve_arena(page={"show_terms": True}) + "/config").text
+    assert "<dialog id=" not in httpx.get(serve_arena() + "/config", timeout=LIMIT_S).text
+    assert (
+        "<dialog id="
+        in httpx.get(serve_arena(page={"show_terms": True}) + "/config", timeout=LIMIT_S).text
+    )
 
 
 def test_a_regenerated_battle_is_the_one_that_is_voted_on(
@@ -164,7 +168,8 @@ def test_a_model_of_an_endpoint_file_meets_a_local_one(fake: Any, tmp_path: Path
         def have_met() -> bool:  # the worker may register after the page is there
             session.call("anonymous_clear", None)
             session.battle("hello")
-            assert WORDS.thanks in session.vote("tie")
+            if WORDS.thanks not in session.vote("tie"):
+                return False
             names = json.dumps(session.follow("anonymous"))
             return "local" in names and "paid" in names
 
@@ -185,7 +190,7 @@ def test_a_hundred_answers_at_once_all_end(serve_arena: Callable[..., str], fake
 
 async def crowd(page: str) -> list[str]:
     """The last thing that each of `CROWD` readers, who ask at the same time, is sent."""
-    timeout = aiohttp.ClientTimeout(total=300)
+    timeout = aiohttp.ClientTimeout(total=900)
     connector = aiohttp.TCPConnector(limit=0)
     async with aiohttp.ClientSession(page, connector=connector, timeout=timeout) as http:
         async with http.get("/config") as reply:

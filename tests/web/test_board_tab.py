@@ -9,6 +9,7 @@ import httpx
 import pytest
 from arena_votes import stored_vote
 from gradio_session import Session
+from live import LIMIT_S
 
 from fastchat.arena.export import json_of
 from fastchat.arena.leaderboard import Board, Leaderboard, Row
@@ -103,7 +104,7 @@ def test_results_and_tables_of_files_are_shown_on_the_page(
 @pytest.mark.slow
 def test_the_tabs_have_the_published_controls(serve_arena: Callable[..., str]) -> None:
     page = serve_arena(shows_visualizer=True)
-    config = httpx.get(f"{page}/config").json()
+    config = httpx.get(f"{page}/config", timeout=LIMIT_S).json()
     of_kind: dict[str, list[dict[str, Any]]] = {}
     for component in config["components"]:
         of_kind.setdefault(component["type"], []).append(component["props"])
@@ -134,17 +135,17 @@ def test_the_tabs_have_the_published_controls(serve_arena: Callable[..., str]) -
 
 @pytest.mark.slow
 def test_analytics_are_loaded_only_when_asked_for(serve_arena: Callable[..., str]) -> None:
-    plain = httpx.get(serve_arena())
+    plain = httpx.get(serve_arena(), timeout=LIMIT_S)
     assert "google" not in plain.headers["content-security-policy"]
     assert "googletagmanager" not in plain.text
-    told = httpx.get(serve_arena(analytics_id="G-123"))
+    told = httpx.get(serve_arena(analytics_id="G-123"), timeout=LIMIT_S)
     assert "https://www.googletagmanager.com" in told.headers["content-security-policy"]
     assert "gtag/js?id=G-123" in told.text
 
 
 @pytest.mark.slow
 def test_a_browser_is_named_once_by_a_cookie_of_ours(serve_arena: Callable[..., str]) -> None:
-    with httpx.Client(base_url=serve_arena()) as browser:
+    with httpx.Client(base_url=serve_arena(), timeout=LIMIT_S) as browser:
         first = browser.get("/").headers["set-cookie"]
         assert "HttpOnly" in first and "SameSite=Lax" in first
         assert len(browser.cookies["fastchat_visitor"]) >= 43, "256 random bits"
@@ -153,6 +154,6 @@ def test_a_browser_is_named_once_by_a_cookie_of_ours(serve_arena: Callable[..., 
 
 @pytest.mark.slow
 def test_the_page_speaks_chinese(serve_arena: Callable[..., str]) -> None:
-    config = httpx.get(f"{serve_arena(page={'language': 'zh'})}/config").text
+    config = httpx.get(f"{serve_arena(page={'language': 'zh'})}/config", timeout=LIMIT_S).text
     assert "竞技场" in json.dumps(json.loads(config), ensure_ascii=False)
     assert "Arena (battle)" not in config

@@ -7,6 +7,7 @@ from dataclasses import replace
 from typing import Any
 
 import pytest
+from live import LIMIT_S
 
 from fastchat.message import Message
 from fastchat.web.guard import Moderation
@@ -39,7 +40,7 @@ def assistant(text: str) -> Message:
 
 
 async def until(condition: Callable[[], bool]) -> None:
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(LIMIT_S):
         while not condition():
             await asyncio.sleep(0.01)
 
