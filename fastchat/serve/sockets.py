@@ -43,11 +43,13 @@ def bind(host: str, port: int) -> list[socket.socket]:
         except OSError as error:
             listener.close()
             reason = error
-            if is_taken := bool(port) and error.errno == errno.EADDRINUSE:
+            if is_taken := error.errno == errno.EADDRINUSE:
                 break
     if not sockets or is_taken:
         for listener in sockets:
             listener.close()
+        if sockets and port == 0:  # a free port of one family is another server's in the other
+            return bind(host, port)
         raise _cannot_listen(host, port, reason, "--port" if found else "--host")
     return sockets
 

@@ -41,6 +41,26 @@ def test_localhost_is_bound_on_both_families() -> None:
 
 
 @pytest.mark.usefixtures("both_families")
+def test_a_free_port_is_free_on_both_families(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Another server takes the number on the second family after it was found on the first."""
+    seen: list[socket.socket] = []
+    others: list[socket.socket] = []
+
+    def look(listener: socket.socket) -> None:
+        seen.append(listener)
+        if len(seen) == 2:
+            port = seen[0].getsockname()[1]
+            others.append(socket.create_server(("::1", port), family=socket.AF_INET6))
+
+    monkeypatch.setattr("fastchat.serve.sockets._bound_peers", look)
+    sockets = bind("localhost", 0)
+    assert [one.family for one in sockets] == [socket.AF_INET, socket.AF_INET6]
+    ports = {one.getsockname()[1] for one in sockets}
+    assert len(ports) == 1 and ports != {others[0].getsockname()[1]}
+    close(sockets + others)
+
+
+@pytest.mark.usefixtures("both_families")
 @pytest.mark.parametrize("taken", ["127.0.0.1", "::1"])
 def test_a_server_on_one_family_is_not_shadowed_on_the_other(taken: str) -> None:
     """Clients of `localhost` would reach the one server or the other."""
