@@ -5,6 +5,7 @@ import json
 import os
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -67,6 +68,15 @@ def end(launched: Launched) -> None:
             with contextlib.suppress(ProcessLookupError):
                 os.kill(pid, 9)
         launched.process.communicate()
+
+
+@pytest.fixture
+def one_day() -> None:
+    """The UTC day, by which use is counted, does not end within the test: in its last minutes
+    this waits for the next."""
+    left_s = 86_400 - time.time() % 86_400
+    if left_s < 120:
+        time.sleep(left_s + 1)
 
 
 @pytest.fixture(scope="session")

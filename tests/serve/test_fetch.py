@@ -65,7 +65,10 @@ class Site:
 
 @asynccontextmanager
 async def fetching(**options: Any) -> AsyncIterator[PictureFetcher]:
-    fetcher = PictureFetcher(**options)
+    """A fetcher that is patient, unless `options` say otherwise."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("fastchat.serve.fetch.CONNECT_TIMEOUT_S", 600.0)
+        fetcher = PictureFetcher(**{"timeout_s": 600.0} | options)
     try:
         yield fetcher
     finally:

@@ -127,6 +127,7 @@ def test_the_documents_lines_for_the_gateway_are_understood(root: Path) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("one_day")
 def test_use_survives_a_kill_of_the_gateway(tmp_path: Path) -> None:
     """Keys made by the command, a gateway killed in the middle, and the day's quota afterwards."""
     database = str(tmp_path / "keys.db")

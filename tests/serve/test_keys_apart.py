@@ -19,6 +19,8 @@ from fastchat.store.database import Database
 from fastchat.store.keys import KeyStore, Limits
 from fastchat.store.usage import UsageStore
 
+pytestmark = pytest.mark.usefixtures("one_day")
+
 CHAT = {"model": "m", "messages": [{"role": "user", "content": "hi"}]}
 GIVEN = "operators-own"
 ROUTES = (

@@ -23,6 +23,8 @@ from fastchat.store.database import Database
 from fastchat.store.keys import ApiKey, KeyStore, Limits
 from fastchat.store.usage import UsageStore
 
+pytestmark = pytest.mark.usefixtures("one_day")
+
 CHAT = "/v1/chat/completions"
 HELLO = {"model": "m", "messages": [{"role": "user", "content": "hi"}]}
 USAGE = {"prompt_tokens": 11, "completion_tokens": 7, "total_tokens": 18}

@@ -14,6 +14,7 @@ from in_process import serving, until
 from openai.types import CreateEmbeddingResponse
 from openai.types.chat import ChatCompletion, ChatCompletionChunk
 
+from fastchat.engine.base import Chunk, GenerationRequest
 from fastchat.engine.echo import EchoEngine, EchoOptions
 from fastchat.protocol.openai_api import ChatRequest, parse
 from fastchat.serve.generation import chat_request
@@ -400,9 +401,23 @@ async def test_fields_without_meaning_are_named_or_refused(url: str) -> None:
             assert (await reply.json())["error"]["param"] == "x_y"
 
 
+class HeldEngine(EchoEngine):
+    """Says one character, and the rest when it is let go."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.let_go = asyncio.Event()
+
+    async def generate(self, request: GenerationRequest) -> AsyncIterator[Chunk]:
+        async for chunk in super().generate(request):
+            yield chunk
+            await self.let_go.wait()
+
+
 @pytest.mark.slow
 async def test_health_and_metrics_tell_the_load() -> None:
-    worker = make_worker(EchoOptions(delay_ms=20))
+    engine = HeldEngine()
+    worker = Worker({"echo": engine}, WorkerSettings(), extra_routes=published_routes)
     body = {"model": "echo", "messages": HELLO, "stream": True}
     async with serving(worker.app) as url, aiohttp.ClientSession() as http:
         async with http.post(f"{url}/v1/chat/completions", json=body) as reply:
@@ -411,6 +426,7 @@ async def test_health_and_metrics_tell_the_load() -> None:
             assert health["status"] == "ok"
             assert health["queue_length"] == 1
             assert "fastchat_running 1.0" in await (await http.get(f"{url}/metrics")).text()
+            engine.let_go.set()
             await reply.read()
         text = await (await http.get(f"{url}/metrics")).text()
     assert 'route="/v1/chat/completions",status="200"} 1.0' in text
@@ -419,7 +435,9 @@ async def test_health_and_metrics_tell_the_load() -> None:
 
 @pytest.mark.slow
 async def test_a_full_queue_is_answered_with_429_and_when_to_come_back() -> None:
-    worker = make_worker(EchoOptions(delay_ms=20), limit_worker_concurrency=1, max_queue=1)
+    engine = HeldEngine()
+    settings = WorkerSettings(limit_worker_concurrency=1, max_queue=1)
+    worker = Worker({"echo": engine}, settings, extra_routes=published_routes)
     body = {"model": "echo", "messages": HELLO}
     async with serving(worker.app) as url, aiohttp.ClientSession() as http:
         path = f"{url}/v1/chat/completions"
@@ -432,6 +450,7 @@ async def test_a_full_queue_is_answered_with_429_and_when_to_come_back() -> None
             assert third.status == 429
             assert int(third.headers["retry-after"]) > 0
             assert (await third.json())["code"] == 42903
+        engine.let_go.set()
         assert (await first).status == 200
         assert (await second).status == 200
         await (await second).read()

@@ -105,9 +105,12 @@ async def test_what_is_no_picture_is_a_400(
 
 
 @pytest.mark.slow
-async def test_allowed_addresses_are_fetched(worker: Worker) -> None:
+async def test_allowed_addresses_are_fetched(
+    worker: Worker, monkeypatch: pytest.MonkeyPatch
+) -> None:
     site = Site()
-    worker.pictures = PictureFetcher(is_allowed=anyone)
+    monkeypatch.setattr("fastchat.serve.fetch.CONNECT_TIMEOUT_S", 600.0)
+    worker.pictures = PictureFetcher(is_allowed=anyone, timeout_s=600.0)
     async with (
         serving(site.app) as pages,
         serving(worker.app) as url,

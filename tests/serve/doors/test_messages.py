@@ -307,7 +307,7 @@ async def test_leaving_ends_the_work() -> None:
         await until(lambda: engine.aborted_total == 1)
         whole = session.post(f"{url}/v1/messages", json=body | {"stream": False})
         asking = asyncio.ensure_future(whole)
-        await until(lambda: worker.admission.running)
+        await until(lambda: engine.stats().running)
         asking.cancel()
         await until(lambda: engine.aborted_total == 2)
 
