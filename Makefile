@@ -43,7 +43,7 @@ clean:
 	$(PIP) torch
 	touch $@
 
-.venv/.run: .venv/.base pyproject.toml
+.venv/.run: .venv/.base pyproject.toml setup.py fastchat/engine/native.c
 	$(PIP) -e ".[model_worker,webui]"
 	touch $@
 

@@ -25,9 +25,9 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.nn.functional import scaled_dot_product_attention
 
 from fastchat.engine.adapters import AdapterBank
+from fastchat.engine.attention import Scoring, attend
 from fastchat.engine.kv_cache import KVCache, LayerShape
 from fastchat.engine.last_rows import LastRows
 from fastchat.engine.plan import Plan, Segment
@@ -213,98 +213,17 @@ class PackedModel:
 
         query: (1, H, T, D); key, value: (1, K, T, D). Returns (1, T, H, D of the values).
         """
-        plan, layer = self._plan, module.layer_idx
+        plan = self._plan
         assert plan is not None
-        shape = self.cache.shapes[layer]
-        keys, values = self.cache.keys[layer], self.cache.values[layer]
-        rows = plan.write_rows(shape)
-        for pool, new, dim in ((keys, key, shape.key_dim), (values, value, shape.value_dim)):
-            pool.view(-1, dim).index_copy_(0, rows, new[0].transpose(0, 1).reshape(-1, dim))
-
-        window = kwargs.get("sliding_window", getattr(module, "sliding_window", None))
-        scale = scaling if scaling is not None else shape.key_dim**-0.5
-        explicit = softcap is not None or s_aux is not None
-        on_cpu = shape.device.type == "cpu"
-        tokens = query[0].transpose(0, 1)  # (T, H, D)
-        n_heads = tokens.shape[1]
-        group = n_heads // shape.kv_heads
-        runs, chunks = plan.runs(window, shape), plan.chunks(window, shape.device)
-        out = None
-        if len(runs) + len(chunks) != 1 or plan.n_padding:
-            out = tokens.new_empty(len(tokens), n_heads, shape.value_dim)
-            if plan.n_padding:
-                out[len(tokens) - plan.n_padding :] = 0
-
-        part = tokens
-        for run in runs:
-            q = tokens[run.first : run.end].reshape(-1, shape.kv_heads, group, shape.key_dim)
-            k = run.view(keys, shape.kv_heads, shape.key_dim)
-            v = run.view(values, shape.kv_heads, shape.value_dim)
-            # For one query a row, two plain products are quicker on a CPU than its fused kernel
-            # (torch 2.13): 10 % in f32 from a few rows on, twofold on two cores or in 16 bits.
-            if explicit or (on_cpu and (len(q) > 1 or shape.dtype.itemsize == 2)):
-                part = _attention(q, k, v, scale, mask=run.mask, softcap=softcap, sinks=s_aux)
-            else:
-                part = scaled_dot_product_attention(q, k, v, attn_mask=run.mask, scale=scale)
-            part = part.reshape(-1, n_heads, shape.value_dim)
-            if out is not None:
-                out[run.first : run.end] = part
-        for chunk in chunks:
-            q = query[:, :, chunk.first : chunk.end]
-            k = chunk.view(keys, shape.kv_heads, shape.key_dim)
-            v = chunk.view(values, shape.kv_heads, shape.value_dim)
-            if explicit:
-                q = q.reshape(1, shape.kv_heads, -1, shape.key_dim)
-                mask = chunk.additive_mask(shape.dtype).repeat(group, 1)
-                part = _attention(q, k, v, scale, mask=mask, softcap=softcap, sinks=s_aux)
-                part = part.reshape(1, n_heads, -1, shape.value_dim)
-            else:
-                part = scaled_dot_product_attention(
-                    q,
-                    k,
-                    v,
-                    attn_mask=None if chunk.is_causal else chunk.mask,
-                    is_causal=chunk.is_causal,
-                    scale=scale,
-                    enable_gqa=group > 1,
-                )
-            part = part[0].transpose(0, 1)
-            if out is not None:
-                out[chunk.first : chunk.end] = part
-        return (part if out is None else out).unsqueeze(0), None
-
-
-def _attention(
-    query: Tensor,
-    key: Tensor,
-    value: Tensor,
-    scale: float,
-    *,
-    mask: Tensor | None,
-    softcap: float | None,
-    sinks: Tensor | None,
-) -> Tensor:
-    """Attention in plain products, for what the fused kernel does not know.
-
-    query: (B, K, N, D), N being G times as many rows as tokens, heads of a group first; key,
-    value: (B, K, L, D); mask: added to the scores; sinks: (H,), a score per head whose share of
-    the weight goes nowhere.
-    """
-    # The keys stand first: for few queries that is the quicker way round.
-    scores = torch.matmul(key, (query * scale).transpose(-1, -2)).transpose(-1, -2)
-    if softcap is not None:
-        scores = torch.tanh_(scores.div_(softcap)).mul_(softcap)
-    if mask is not None:
-        scores += mask
-    if sinks is None:
-        weights = scores.softmax(-1)
-    else:
-        b, k, n, _ = scores.shape
-        group = len(sinks) // k
-        sink = sinks.view(1, k, group, 1, 1).expand(b, k, group, n // group, 1)
-        scores = torch.cat([scores, sink.reshape(b, k, n, 1).to(scores.dtype)], dim=-1)
-        weights = scores.softmax(-1)[..., :-1]
-    return torch.matmul(weights, value)
+        how = Scoring(
+            scale=scaling,
+            window=kwargs.get("sliding_window", getattr(module, "sliding_window", None)),
+            softcap=softcap,
+            sinks=s_aux,
+        )
+        layer = module.layer_idx
+        out = attend(plan, self.cache, layer, how, query=query, key=key, value=value)
+        return out.unsqueeze(0), None
 
 
 def _fix_frequencies(model: Any, longest: int, *, device: torch.device) -> None:

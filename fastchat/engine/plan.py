@@ -157,6 +157,18 @@ class Chunk:
         )
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Places:
+    """Where tokens stand, as `native.py` reads it: (tokens, 5) of int64."""
+
+    all: Tensor
+    """Of every token, padding included."""
+    single: Tensor
+    """Of those that are alone in their segment."""
+    longest: int
+    """Keys that one of these sees, at most."""
+
+
 class Plan:
     """Where the tokens of one step stand, what they see, and whose logits are wanted."""
 
@@ -204,6 +216,8 @@ class Plan:
         self.n_wanted = len(wanted)
         wanted += [len(token_ids) - 1] * (filled(len(wanted)) - len(wanted))
         starts, sizes, counts = np.array(places, dtype=np.int64).T
+        self._is_single = np.repeat(counts == 1, counts)
+        self._is_single[len(token_ids) - self.n_padding :] = False
         self._sizes = np.repeat(sizes, counts)
         self._starts = np.repeat(starts, counts)
         self._positions = np.array(positions, dtype=np.int64)
@@ -224,6 +238,7 @@ class Plan:
             first += len(segment.token_ids)
         self.wanted = torch.tensor(wanted, dtype=torch.long, device=device)
         self._write_rows: dict[tuple[int, torch.device], Tensor] = {}
+        self._places: dict[int | None, Places] = {}
         self._runs: dict[tuple[int | None, LayerShape], list[Run]] = {}
         self._chunks: dict[tuple[int | None, torch.device], list[Chunk]] = {}
 
@@ -237,6 +252,20 @@ class Plan:
                 positions[:, first:end] = segment.positions
             first = end
         return positions
+
+    def places(self, window: int | None) -> Places:
+        """Where the tokens stand, for compiled code."""
+        if window not in self._places:
+            at = self._positions
+            low = np.zeros_like(at) if window is None else np.maximum(0, at + 1 - window)
+            table = np.stack([np.arange(len(at)), self._starts, self._sizes, at, low], axis=1)
+            single = table[self._is_single]
+            self._places[window] = Places(
+                all=torch.from_numpy(table),
+                single=torch.from_numpy(single),
+                longest=int((single[:, 3] + 1 - single[:, 4]).max(initial=0)),
+            )
+        return self._places[window]
 
     def write_rows(self, shape: LayerShape) -> Tensor:
         """Rows of the pool, seen as (tokens x heads, dim), that the new tokens are written to."""

@@ -68,17 +68,21 @@ QUICK = ("llama", "gemma2", "gpt_oss")
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    ("architecture", "is_filled"),
-    [(a, False) if a in QUICK else pytest.param(a, False, marks=pytest.mark.slow) for a in SLOTS]
-    + [(QUICK[0], True), *(pytest.param(a, True, marks=pytest.mark.slow) for a in QUICK[1:])],
+    ("architecture", "way"),
+    [
+        *((a, "as installed") for a in SLOTS),
+        *((a, way) for a in QUICK for way in ("filled", "without compiled code")),
+    ],
 )
 async def test_answers_equal_generate_alone_and_in_company(
     architecture: str,
-    is_filled: bool,
+    way: str,
     model_folder: Callable[[str], Path],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    if is_filled:  # layers as small as these are packed too, and steps filled up
+    if way == "without compiled code":
+        monkeypatch.setattr("fastchat.engine.native.library", lambda: None)
+    if way == "filled":  # layers as small as these are packed too, and steps filled up
         monkeypatch.setattr("fastchat.engine.linear.LEAST_WEIGHTS", {torch.float32: 1})
     folder = model_folder(architecture)
     prompts = prompts_of(PROMPTS)

@@ -1,0 +1,180 @@
+/* What the slot engine computes on a CPU without PyTorch: one token's attention over its own keys.
+ *
+ * PyTorch has no kernel for many sequences of different lengths with one query each; its batched
+ * products read a cache at a third of the speed at which this loop does. Built when the package is
+ * installed, where there is a C compiler (`setup.py`); `native.py` is the only caller and checks
+ * shapes and types. Numbers are float32 or bfloat16, sums are float32.
+ *
+ * A pool holds regions, each [heads, size, dim]; a region starts at token `start` of the pool.
+ */
+#include <math.h>
+#include <stdint.h>
+#include <stdlib.h>
+#include <string.h>
+
+#define INLINE static inline __attribute__((always_inline))
+#if defined(__x86_64__) && defined(__linux__) && defined(__GNUC__) && !defined(__clang__)
+#define FOR_EACH_CPU \
+    __attribute__((target_clones("arch=x86-64-v4", "arch=x86-64-v3", "default")))
+#else
+#define FOR_EACH_CPU
+#endif
+
+/* A token's place: row of the step, start and size of its region, its own place, first key seen. */
+enum { ROW, START, SIZE, PLACE, LOW, N_COLUMNS };
+
+typedef union {
+    uint32_t bits;
+    float value;
+} word;
+
+INLINE float load(const void *numbers, int64_t i, int is_half) {
+    if (!is_half) return ((const float *)numbers)[i];
+    word w = {.bits = (uint32_t)((const uint16_t *)numbers)[i] << 16};
+    return w.value;
+}
+
+/* To the nearest, ties to even; not-a-number stays one. */
+INLINE void store(void *numbers, int64_t i, float value, int is_half) {
+    if (!is_half) {
+        ((float *)numbers)[i] = value;
+        return;
+    }
+    word w = {.value = value};
+    uint32_t rounded = (w.bits + 0x7fff + ((w.bits >> 16) & 1)) >> 16;
+    int is_nan = (w.bits & 0x7fffffff) > 0x7f800000;
+    ((uint16_t *)numbers)[i] = (uint16_t)(is_nan ? 0x7fc0 : rounded);
+}
+
+/* exp of a number that is not above 0, within 2e-7 of it: 2^n times a polynomial (Cephes). */
+INLINE float exponential(float x) {
+    x = x < -87.0f ? -87.0f : x;
+    float n = floorf(x * 1.44269504f + 0.5f);
+    float rest = x - n * 0.693359375f + n * 2.12194440e-4f;
+    float sum = 1.9875691500e-4f;
+    sum = sum * rest + 1.3981999507e-3f;
+    sum = sum * rest + 8.3334519073e-3f;
+    sum = sum * rest + 4.1665795894e-2f;
+    sum = sum * rest + 1.6666665459e-1f;
+    sum = sum * rest + 5.0000001201e-1f;
+    sum = sum * rest * rest + rest + 1.0f;
+    word power = {.bits = (uint32_t)((int32_t)n + 127) << 23};
+    return sum * power.value;
+}
+
+/* Scores to weights that sum to 1, a sink's share left out. */
+INLINE void softmax(float *scores, int64_t n, float cap, const float *sink) {
+    float top = sink ? *sink : -INFINITY, sum = 0;
+    if (cap > 0)
+        for (int64_t j = 0; j < n; j++) scores[j] = cap * tanhf(scores[j] / cap);
+    for (int64_t j = 0; j < n; j++) top = scores[j] > top ? scores[j] : top;
+    for (int64_t j = 0; j < n; j++) {
+        float weight = exponential(scores[j] - top);
+        scores[j] = weight;
+        sum += weight;
+    }
+    if (sink) sum += exponential(*sink - top);
+    for (int64_t j = 0; j < n; j++) scores[j] /= sum;
+}
+
+/* The queries of one group, [group, dim], over n keys and values of their head. */
+INLINE void attend_group(const float *query, const void *keys, const void *values, int64_t n,
+                         int64_t group, int64_t key_dim, int64_t value_dim, float cap,
+                         const float *sinks, float *scores, float *sums, int is_half) {
+    for (int64_t j = 0; j < n; j++)
+        for (int64_t g = 0; g < group; g++) {
+            const float *q = query + g * key_dim;
+            float score = 0;
+            for (int64_t d = 0; d < key_dim; d++)
+                score += q[d] * load(keys, j * key_dim + d, is_half);
+            scores[g * n + j] = score;
+        }
+    for (int64_t g = 0; g < group; g++) softmax(scores + g * n, n, cap, sinks ? sinks + g : NULL);
+    memset(sums, 0, sizeof(float) * group * value_dim);
+    for (int64_t j = 0; j < n; j++)
+        for (int64_t g = 0; g < group; g++) {
+            float weight = scores[g * n + j], *sum = sums + g * value_dim;
+            for (int64_t d = 0; d < value_dim; d++)
+                sum[d] += weight * load(values, j * value_dim + d, is_half);
+        }
+}
+
+typedef struct {
+    const void *query; /* token, head and number stand so many numbers apart: */
+    int64_t query_token, query_head;
+    const void *keys, *values; /* pools */
+    void *out;                 /* [tokens, heads, value_dim] */
+    const int64_t *places;     /* [n, N_COLUMNS] */
+    const float *sinks;        /* [heads], or NULL */
+    int64_t n, heads, kv_heads, key_dim, value_dim, longest, threads;
+    float scale, cap; /* cap: 0 for none */
+} attention;
+
+INLINE void attend_task(const attention *a, int64_t task, float *room, int is_half) {
+    const int64_t *place = a->places + task / a->kv_heads * N_COLUMNS;
+    int64_t head = task % a->kv_heads, group = a->heads / a->kv_heads;
+    int64_t first = place[START] * a->kv_heads + head * place[SIZE] + place[LOW];
+    int64_t n = place[PLACE] + 1 - place[LOW], bytes = is_half ? 2 : 4;
+    float *query = room, *sums = query + group * a->key_dim, *scores = sums + group * a->value_dim;
+    for (int64_t g = 0; g < group; g++) {
+        int64_t at = place[ROW] * a->query_token + (head * group + g) * a->query_head;
+        for (int64_t d = 0; d < a->key_dim; d++)
+            query[g * a->key_dim + d] = a->scale * load(a->query, at + d, is_half);
+    }
+    const char *keys = (const char *)a->keys + first * a->key_dim * bytes;
+    const char *values = (const char *)a->values + first * a->value_dim * bytes;
+    const float *sinks = a->sinks ? a->sinks + head * group : NULL;
+    /* With its sizes written out, the compiler keeps the sums of a head in registers. */
+#define OF(GROUP, DIM)                                                                   \
+    attend_group(query, keys, values, n, GROUP, DIM, DIM, a->cap, sinks, scores, sums, is_half)
+    int64_t dim = a->key_dim == a->value_dim ? a->key_dim : 0;
+    if (dim == 32 && group == 1) OF(1, 32);
+    else if (dim == 64 && group == 1) OF(1, 64);
+    else if (dim == 128 && group == 1) OF(1, 128);
+    else if (dim == 64) OF(group, 64);
+    else if (dim == 128) OF(group, 128);
+    else
+        attend_group(query, keys, values, n, group, a->key_dim, a->value_dim, a->cap, sinks, scores,
+                     sums, is_half);
+#undef OF
+    int64_t at = (place[ROW] * a->heads + head * group) * a->value_dim;
+    for (int64_t d = 0; d < group * a->value_dim; d++) store(a->out, at + d, sums[d], is_half);
+}
+
+FOR_EACH_CPU static void attend_wide(const attention *a, int64_t from, int64_t to, float *room) {
+    for (int64_t task = from; task < to; task++) attend_task(a, task, room, 0);
+}
+
+FOR_EACH_CPU static void attend_half(const attention *a, int64_t from, int64_t to, float *room) {
+    for (int64_t task = from; task < to; task++) attend_task(a, task, room, 1);
+}
+
+/* Attention of n tokens, each over its own keys. Returns 0, or -1 where memory is short. */
+int fastchat_attend(const attention *a, int is_half) {
+    int64_t group = a->heads / a->kv_heads, n_tasks = a->n * a->kv_heads;
+    int64_t width = group * (a->key_dim + a->value_dim + a->longest);
+    width = (width + 15) / 16 * 16; /* threads do not write into one cache line */
+    int64_t threads = a->threads < n_tasks ? a->threads : n_tasks;
+    if (n_tasks == 0) return 0;
+    float *room = malloc(sizeof(float) * width * threads);
+    if (!room) return -1;
+#pragma omp parallel for num_threads((int)threads) schedule(static, 1) if (threads > 1)
+    for (int64_t t = 0; t < threads; t++) {
+        int64_t from = n_tasks * t / threads, to = n_tasks * (t + 1) / threads;
+        (is_half ? attend_half : attend_wide)(a, from, to, room + t * width);
+    }
+    free(room);
+    return 0;
+}
+
+/* Writes new keys or values, [heads, tokens, dim] at any distance, to their tokens' places. */
+void fastchat_write(const char *new_rows, int64_t head_bytes, int64_t token_bytes, char *pool,
+                    const int64_t *places, int64_t n, int64_t heads, int64_t row_bytes) {
+    for (int64_t i = 0; i < n; i++) {
+        const int64_t *place = places + i * N_COLUMNS;
+        int64_t first = place[START] * heads + place[PLACE];
+        for (int64_t h = 0; h < heads; h++)
+            memcpy(pool + (first + h * place[SIZE]) * row_bytes,
+                   new_rows + h * head_bytes + place[ROW] * token_bytes, row_bytes);
+    }
+}
