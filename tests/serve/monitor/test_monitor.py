@@ -1,3 +1,4 @@
+import contextlib
 import pickle
 import subprocess
 import sys
@@ -189,6 +190,10 @@ def served(data: bytes) -> Iterator[str]:
             thread.join()
 
 
+LIMIT_MS = 180_000
+"""For what must be seen; a machine that is short of time may take long over it."""
+
+
 @pytest.mark.slow
 @pytest.mark.xdist_group("browser")
 def test_the_page_in_a_browser(tmp_path: Path) -> None:
@@ -219,18 +224,20 @@ def test_the_page_in_a_browser(tmp_path: Path) -> None:
                 browser = play.chromium.launch(
                     executable_path=str(CHROMIUM), args=["--no-sandbox", "--disable-gpu"]
                 )
+                expect.set_options(timeout=LIMIT_MS)
                 page = browser.new_page()
+                page.set_default_timeout(LIMIT_MS)
                 failures: list[str] = []
                 page.on("pageerror", lambda error: failures.append(str(error)))
                 page.goto(f"http://127.0.0.1:{port}/")
                 rows = page.locator(".ratings tbody tr")
-                expect(rows).to_have_count(2, timeout=30_000)
+                expect(rows).to_have_count(2)
                 expect(page.get_by_text("2 models, 4 votes.")).to_be_visible()
                 append(logs, vote(9))
-                expect(page.get_by_text("2 models, 5 votes.")).to_be_visible(timeout=30_000)
+                expect(page.get_by_text("2 models, 5 votes.")).to_be_visible()
                 page.get_by_label("Style control").check()
                 page.get_by_text("Plots", exact=True).click()
-                expect(page.locator(".js-plotly-plot")).to_be_visible(timeout=30_000)
+                expect(page.locator(".js-plotly-plot")).to_be_visible()
                 page.get_by_text("Export", exact=True).click()
                 page.get_by_role("button", name="Make files").click()
                 with page.expect_download() as download:
@@ -240,12 +247,19 @@ def test_the_page_in_a_browser(tmp_path: Path) -> None:
                     page.get_by_role("tab", name=name).click()
                 expect(page.locator("table.full td:visible", has_text="Model A")).to_be_visible()
                 expect(page.locator("table.full td:visible", has_text="44.4")).to_be_visible()
-                page.get_by_role("tab", name="Copilot Arena").click()
-                expect(page.get_by_role("cell", name="1010.50")).to_be_visible(timeout=30_000)
+                score = page.get_by_role("cell", name="1010.50")
+                # The page gives the other server 5 s; whoever looks again makes it ask again.
+                for _ in range(10):
+                    page.get_by_role("tab", name="Overview").click()
+                    page.get_by_role("tab", name="Copilot Arena").click()
+                    with contextlib.suppress(AssertionError):
+                        expect(score).to_be_visible(timeout=20_000)
+                        break
+                expect(score).to_be_visible()
                 page.get_by_role("tab", name="Basic stats").click()
-                expect(page.get_by_text("rightvote").first).to_be_visible(timeout=30_000)
+                expect(page.get_by_text("rightvote").first).to_be_visible()
                 chart = page.get_by_text("Chats and votes a day (UTC)")
-                expect(chart).to_be_visible(timeout=30_000)
+                expect(chart).to_be_visible()
                 assert failures == []
                 browser.close()
         finally:
