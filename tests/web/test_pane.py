@@ -177,9 +177,13 @@ async def test_a_server_that_is_not_there_is_told() -> None:
 
 @pytest.mark.slow
 async def test_a_silent_server_is_given_up_after_the_timeout(fake: Any) -> None:
+    ended = asyncio.Event()
+
     async def swallow(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         await reader.read()
         writer.close()
+        await writer.wait_closed()
+        ended.set()
 
     server = await asyncio.start_server(swallow, "127.0.0.1", 0)
     url = f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}/v1"
@@ -187,6 +191,7 @@ async def test_a_silent_server_is_given_up_after_the_timeout(fake: Any) -> None:
     panes = Panes(directory, NOTICES, message_limit=200)
     assert (await ask(panes, "hello"))[-1].notice == NOTICES.timeout
     await directory.close()
+    await ended.wait()
     server.close()
     await server.wait_closed()
 
