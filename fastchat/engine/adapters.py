@@ -2,8 +2,8 @@
 
 Layers that an adapter changes are wrapped once; layers that are one product (`linear._Joined`)
 share what is added. A step tells the bank whose rows it computes (`owned_rows.py`), and the
-wrapped layers add to each row what its own adapter makes of it (`delta.py`). Rows of the base
-stay as they are, or get zeros added.
+wrapped layers add to each row what its own adapter makes of it (`compiled_delta.py`, `delta.py`).
+Rows of the base stay as they are, or get zeros added.
 """
 
 from __future__ import annotations
@@ -15,11 +15,15 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from fastchat.engine import native
+from fastchat.engine.compiled_delta import CompiledDelta
 from fastchat.engine.delta import Delta
 from fastchat.engine.linear import JoinedLinear
 from fastchat.engine.owned_rows import BASE, OwnedRows, Places
 from fastchat.errors import DataError, UsageError
 from fastchat.model.adapters import Adapter, LowRank, shown
+
+AnyDelta = CompiledDelta | Delta
 
 
 class AdapterBank:
@@ -41,9 +45,9 @@ class AdapterBank:
         self.dtype, self.device = embeddings.dtype, embeddings.device
         self._ranks: list[int] = []
         """By place; 0 where nobody is."""
-        self._layers: dict[str, tuple[Delta, int]] = {}
+        self._layers: dict[str, tuple[AnyDelta, int]] = {}
         """By the layer's name, where its pairs go."""
-        self._deltas: list[Delta] = []
+        self._deltas: list[AnyDelta] = []
         self._owners: tuple[int, ...] = ()
         """Of the last pass that had adapters, which is often like the next one."""
         self._tokens: OwnedRows | None = None
@@ -218,14 +222,12 @@ class AdapterBank:
         parent_name, _, own = name.rpartition(".")
         setattr(self._model.get_submodule(parent_name), own, AdaptedLinear(module, delta))
 
-    def _new(self, in_features: int, sizes: Sequence[int], *, is_head: bool = False) -> Delta:
-        delta = Delta(
-            in_features,
-            sizes,
-            rows=self.rows_of_head if is_head else self.rows,
-            dtype=self.dtype,
-            device=self.device,
-        )
+    def _new(self, in_features: int, sizes: Sequence[int], *, is_head: bool = False) -> AnyDelta:
+        rows, dtype = self.rows_of_head if is_head else self.rows, self.dtype
+        if native.can_compute(dtype, self.device):
+            delta = CompiledDelta(in_features, sizes, rows=rows, dtype=dtype)
+        else:
+            delta = Delta(in_features, sizes, rows=rows, dtype=dtype, device=self.device)
         self._deltas.append(delta)
         return delta
 
@@ -233,7 +235,7 @@ class AdapterBank:
 class AdaptedLinear(nn.Module):
     """A linear layer to which adapters add."""
 
-    def __init__(self, inner: nn.Module, delta: Delta) -> None:
+    def __init__(self, inner: nn.Module, delta: AnyDelta) -> None:
         super().__init__()
         self.inner = inner
         shape = _shape(inner)

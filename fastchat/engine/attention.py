@@ -54,7 +54,7 @@ def attend(
     """
     shape = cache.shapes[layer]
     keys, values = cache.keys[layer], cache.values[layer]
-    is_native = native.can_attend(shape) and query.dtype == key.dtype == shape.dtype
+    is_native = native.can_compute(query.dtype, query.device) and query.dtype == shape.dtype
     if is_native:
         native.write(key, keys, plan.places(how.window).all, shape.kv_heads)
         native.write(value, values, plan.places(how.window).all, shape.kv_heads)

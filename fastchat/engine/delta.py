@@ -1,5 +1,7 @@
 """What adapters add to one product: `y += B (A x)`, each row by its own adapter's A and B.
 
+In torch operations, for devices and types that compiled code (`compiled_delta.py`) does not know.
+
 `A x` is one product for all adapters that a span of rows uses. Of the results each row's own are
 taken, and the rows of B weighted by them are summed by `embedding_bag`: it reads what is needed
 and nothing of anybody else's, so what one adapter holds cannot reach another's rows, and it is
@@ -70,8 +72,8 @@ class Delta:
         """Makes room for so many places of this width, keeping what is there."""
         n_in, _, n_layers, _ = self._a.shape
         n_chunks, _, _, n_out = self._b.shape
-        self._a = _resized(self._a, n_in, n_places, n_layers, width)
-        self._b = _resized(self._b, n_chunks, n_places, width, n_out)
+        self._a = resized(self._a, n_in, n_places, n_layers, width)
+        self._b = resized(self._b, n_chunks, n_places, width, n_out)
         self._see()
 
     def put(self, index: int, place: int, layer: LowRank) -> None:
@@ -148,7 +150,7 @@ class Delta:
         """(C x P x R, width)"""
 
 
-def _resized(old: Tensor, *shape: int) -> Tensor:
+def resized(old: Tensor, *shape: int) -> Tensor:
     """A tensor of this shape, zeros where there was nothing."""
     if tuple(old.shape) == shape:
         return old

@@ -178,3 +178,86 @@ void fastchat_write(const char *new_rows, int64_t head_bytes, int64_t token_byte
                    new_rows + h * head_bytes + place[ROW] * token_bytes, row_bytes);
     }
 }
+
+typedef struct {
+    const void *x; /* [n, in], rows x_row numbers apart */
+    void *y;       /* [n, out], rows y_row numbers apart */
+    const void *a, *b;                     /* [places, layers, width, in], [places, width, out] */
+    const int64_t *owners, *ranks, *sizes; /* by row, by place, by layer */
+    int64_t x_row, y_row, n, in, out, width, layers, threads;
+} low_rank;
+
+enum { TOGETHER = 4, BLOCK = 32 };
+
+/* y += B (A x) for `rows` rows of one owner; `inner` has room for rows x width sums. */
+INLINE void add_rows(const low_rank *l, int64_t first, int64_t rows, float *inner, int is_half) {
+    int64_t place = l->owners[first], rank = l->ranks[place], begin = 0;
+    for (int64_t s = 0; s < l->layers; begin += l->sizes[s++]) {
+        int64_t a = (place * l->layers + s) * l->width * l->in;
+        for (int64_t r = 0; r < rank; r++, a += l->in) {
+            float sums[TOGETHER] = {0};
+            for (int64_t i = 0; i < l->in; i++)
+                for (int64_t t = 0; t < rows; t++)
+                    sums[t] += load(l->a, a + i, is_half) *
+                               load(l->x, (first + t) * l->x_row + i, is_half);
+            for (int64_t t = 0; t < rows; t++) inner[t * l->width + r] = sums[t];
+        }
+        for (int64_t j = 0; j < l->sizes[s]; j += BLOCK) {
+            int64_t n = l->sizes[s] - j < BLOCK ? l->sizes[s] - j : BLOCK;
+            int64_t y = first * l->y_row + begin + j;
+            int64_t b = place * l->width * l->out + begin + j;
+            float sums[TOGETHER][BLOCK] = {{0}};
+            if (n == BLOCK)
+                for (int64_t r = 0; r < rank; r++)
+                    for (int64_t t = 0; t < rows; t++)
+                        for (int64_t k = 0; k < BLOCK; k++)
+                            sums[t][k] += inner[t * l->width + r] *
+                                          load(l->b, b + r * l->out + k, is_half);
+            else
+                for (int64_t r = 0; r < rank; r++)
+                    for (int64_t t = 0; t < rows; t++)
+                        for (int64_t k = 0; k < n; k++)
+                            sums[t][k] += inner[t * l->width + r] *
+                                          load(l->b, b + r * l->out + k, is_half);
+            for (int64_t t = 0; t < rows; t++)
+                for (int64_t k = 0; k < n; k++) {
+                    int64_t at = y + t * l->y_row + k;
+                    store(l->y, at, load(l->y, at, is_half) + sums[t][k], is_half);
+                }
+        }
+    }
+}
+
+INLINE void add_span(const low_rank *l, int64_t from, int64_t to, float *inner, int is_half) {
+    for (int64_t row = from; row < to;) {
+        int64_t n = 1, owner = l->owners[row];
+        while (n < TOGETHER && row + n < to && l->owners[row + n] == owner) n++;
+        if (n < TOGETHER) n = 1;
+        if (owner >= 0 && n == 1) add_rows(l, row, 1, inner, is_half);
+        if (owner >= 0 && n == TOGETHER) add_rows(l, row, TOGETHER, inner, is_half);
+        row += n;
+    }
+}
+
+FOR_EACH_CPU static void add_wide(const low_rank *l, int64_t from, int64_t to, float *inner) {
+    add_span(l, from, to, inner, 0);
+}
+
+FOR_EACH_CPU static void add_half(const low_rank *l, int64_t from, int64_t to, float *inner) {
+    add_span(l, from, to, inner, 1);
+}
+
+/* Adds to each row of y what its owner's pair makes of its x; a row of owner -1 stays as it is. */
+int fastchat_add_low_rank(const low_rank *l, int is_half) {
+    int64_t threads = l->threads < l->n ? l->threads : l->n;
+    int64_t width = (TOGETHER * l->width + 15) / 16 * 16;
+    if (l->n == 0) return 0;
+    float *room = malloc(sizeof(float) * width * threads);
+    if (!room) return -1;
+#pragma omp parallel for num_threads((int)threads) schedule(static, 1) if (threads > 1)
+    for (int64_t t = 0; t < threads; t++)
+        (is_half ? add_half : add_wide)(l, l->n * t / threads, l->n * (t + 1) / threads,
+                                        room + t * width);
+    free(room);
+    return 0;
+}

@@ -1,4 +1,4 @@
-"""One token's attention over its own keys, computed by `native.c` on a CPU.
+"""What `native.c` computes on a CPU: attention of single tokens, and products of adapters.
 
 PyTorch has no kernel for many sequences of different lengths with one query each. Its batched
 products, which the engine does without the compiled code, read keys and values at a third of the
@@ -10,6 +10,10 @@ of 130 with 8 heads of 64, at 1000 with 32 heads of 128:
           native          0.76     0.15        3.6
     bf16  products        1.3      0.31       11.6
           native          0.79     0.12        2.9
+
+Products of adapters, each row by its own: without the compiled code `delta.py` takes four times as
+long. Of rank 8, three adapters and the base by turns, those of a whole layer of 512 x 2048 in
+f32 take 40 us for 8 rows and 133 us for 32, and 254 us for 98 rows of one adapter.
 
 The compiled code is made when the package is installed (`setup.py`) where there is a C compiler.
 Each row is computed alone, so that its numbers do not depend on who shares the step.
@@ -57,6 +61,18 @@ class _Attention(ctypes.Structure):
     ]
 
 
+class _LowRank(ctypes.Structure):
+    """`low_rank` of native.c."""
+
+    _fields_ = [
+        *((name, ctypes.c_void_p) for name in ("x", "y", "a", "b", "owners", "ranks", "sizes")),
+        *(
+            (name, ctypes.c_int64)
+            for name in ("x_row", "y_row", "n", "n_in", "n_out", "width", "layers", "threads")
+        ),
+    ]
+
+
 @cache
 def library() -> Any | None:
     """The compiled code, or None where it was not built."""
@@ -74,6 +90,8 @@ def library() -> Any | None:
         return None
     loaded.fastchat_attend.argtypes = [ctypes.POINTER(_Attention), ctypes.c_int]
     loaded.fastchat_attend.restype = ctypes.c_int
+    loaded.fastchat_add_low_rank.argtypes = [ctypes.POINTER(_LowRank), ctypes.c_int]
+    loaded.fastchat_add_low_rank.restype = ctypes.c_int
     integers = [ctypes.c_int64] * 2
     loaded.fastchat_write.argtypes = [
         *(ctypes.c_void_p, *integers, ctypes.c_void_p, ctypes.c_void_p),
@@ -83,9 +101,9 @@ def library() -> Any | None:
     return loaded
 
 
-def can_attend(shape: LayerShape) -> bool:
-    """Whether the compiled code is there and knows this layer's device and type."""
-    return shape.device.type == "cpu" and shape.dtype in TYPES and library() is not None
+def can_compute(dtype: torch.dtype, device: torch.device) -> bool:
+    """Whether the compiled code is there and knows this type and device."""
+    return device.type == "cpu" and dtype in TYPES and library() is not None
 
 
 def attend(
@@ -108,7 +126,7 @@ def attend(
         keys, values: the pools of the layer, flat.
         places: (n, 5) of int64, columns as `PLACE_COLUMNS` says.
         out: (T, H, D of the values), contiguous; rows of other tokens are left as they are.
-        shape: of the layer; its device and type are those that `can_attend` took.
+        shape: of the layer; its device and type are those that `can_compute` took.
         longest: keys that a place sees at most.
         scale: of the scores.
         softcap: scores go through `softcap * tanh(score / softcap)`.
@@ -165,3 +183,31 @@ def write(new: Tensor, pool: Tensor, places: Tensor, heads: int) -> None:
         heads,
         new.shape[3] * size,
     )
+
+
+def add_low_rank(
+    x: Tensor, y: Tensor, a: Tensor, b: Tensor, owners: Tensor, ranks: Tensor, sizes: Tensor
+) -> None:
+    """Adds `B (A x)` to the rows of a product, each by the pair of its owner.
+
+    Args:
+        x: (T, in) of the type of `y`, the numbers of a row side by side.
+        y: (T, out) the same.
+        a: (P, S, R, in), for P owners and the S layers that are one product.
+        b: (P, R, out).
+        owners: (T,) of int64, by row its owner, or less than 0: the row stays as it is.
+        ranks: (P,) of int64, how many of the R an owner uses.
+        sizes: (S,) of int64, outputs of each layer.
+
+    Raises:
+        MemoryError: there is no room for the inner products.
+    """
+    asked = _LowRank(
+        *(tensor.data_ptr() for tensor in (x, y, a, b, owners, ranks, sizes)),
+        *(x.stride(0), y.stride(0), len(x), x.shape[1], y.shape[1]),
+        *(a.shape[2], a.shape[1], torch.get_num_threads()),
+    )
+    code = library()
+    assert code is not None
+    if code.fastchat_add_low_rank(ctypes.byref(asked), y.dtype is torch.bfloat16):
+        raise MemoryError("there is no room for the products of adapters")

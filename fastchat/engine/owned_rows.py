@@ -13,6 +13,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from itertools import pairwise
 
 import numpy as np
@@ -145,13 +146,28 @@ class OwnedRows:
             device: of the model.
         """
         self.n = len(ids)
-        self.spans = [
-            Span(first, own, places, device=device)
-            for first, own in _cut(np.array(ids, dtype=np.int64))
-        ]
+        self.owners = torch.tensor(ids, dtype=torch.int64)
+        """(T,), on the CPU."""
+        self._places = places
+        self._device = device
+
+    @cached_property
+    def ranks(self) -> Tensor:
+        """(P,) of the adapters, on the CPU."""
+        return torch.tensor(self._places.ranks, dtype=torch.int64)
+
+    @cached_property
+    def spans(self) -> list[Span]:
         """Those with work to do."""
-        self.is_whole = len(self.spans) == 1 and len(self.spans[0].ids) == self.n
+        return [
+            Span(first, own, self._places, device=self._device)
+            for first, own in _cut(self.owners.numpy())
+        ]
+
+    @property
+    def is_whole(self) -> bool:
         """Whether one span is all there is, as in steps without prompts."""
+        return len(self.spans) == 1 and len(self.spans[0].ids) == self.n
 
 
 def _cut(ids: Ints) -> list[tuple[int, Ints]]:

@@ -90,20 +90,27 @@ def pass_of(packed: PackedModel, jobs: list[tuple[list[int], int | None]]) -> li
     return list(logits.split([len(ids) for ids, _ in jobs]))
 
 
+def in_torch_operations(wide: int | None, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Does without compiled code, unless `wide` is None."""
+    if wide is not None:
+        monkeypatch.setattr("fastchat.engine.native.library", lambda: None)
+        monkeypatch.setattr("fastchat.engine.delta.WIDE", wide)
+
+
 @pytest.mark.parametrize("is_packed", [False, True])
 @pytest.mark.parametrize("n_idle", [0, 4])
-@pytest.mark.parametrize("wide", [1, 100])
+@pytest.mark.parametrize("wide", [1, 100, None])
 def test_three_adapters_and_the_base_in_one_pass_equal_separate_ones(
     llama: Path,
     adapters: dict[str, Path],
     is_packed: bool,
     n_idle: int,
-    wide: int,
+    wide: int | None,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr("fastchat.engine.linear.LEAST_WEIGHTS", {torch.float32: 1})
     monkeypatch.setattr("fastchat.engine.owned_rows.LONG", 16)  # the second text is longer
-    monkeypatch.setattr("fastchat.engine.delta.WIDE", wide)
+    in_torch_operations(wide, monkeypatch)
     if n_idle:  # the other way to compute: one adapter after another
         monkeypatch.setattr("fastchat.engine.owned_rows.MOST_IDLE", 0)
     _, packed = packed_model(llama, is_packed=is_packed)
@@ -129,11 +136,11 @@ def test_three_adapters_and_the_base_in_one_pass_equal_separate_ones(
     assert torch.equal(pass_of(packed, [(base_ids, None)])[0], before)
 
 
-@pytest.mark.parametrize("wide", [1, 100])
+@pytest.mark.parametrize("wide", [1, 100, None])
 def test_adapters_of_a_model_in_16_bits_are_mixed_as_well(
-    llama: Path, adapters: dict[str, Path], wide: int, monkeypatch: pytest.MonkeyPatch
+    llama: Path, adapters: dict[str, Path], wide: int | None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("fastchat.engine.delta.WIDE", wide)
+    in_torch_operations(wide, monkeypatch)
     _, packed = packed_model(llama, is_packed=False, dtype=torch.bfloat16)
     assert packed.adapters is not None
     places = {name: packed.adapters.add(name, read_adapter(f)) for name, f in adapters.items()}

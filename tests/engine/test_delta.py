@@ -5,6 +5,8 @@ from collections.abc import Sequence
 import pytest
 import torch
 
+from fastchat.engine import native
+from fastchat.engine.compiled_delta import CompiledDelta
 from fastchat.engine.delta import Delta
 from fastchat.engine.owned_rows import BASE, OwnedRows, Places
 from fastchat.model.adapters import LowRank
@@ -29,8 +31,27 @@ def pairs(sizes: Sequence[int]) -> dict[tuple[int, int], LowRank]:
     }
 
 
-def filled(sizes: Sequence[int], rows: OwnedRows) -> Delta:
-    delta = Delta(N_IN, sizes, rows=lambda _: rows, dtype=torch.float32, device=CPU)
+KINDS = [
+    pytest.param(False, id="torch"),
+    pytest.param(
+        True,
+        id="compiled",
+        marks=pytest.mark.skipif(native.library() is None, reason="installed without a compiler"),
+    ),
+]
+
+
+def filled(
+    sizes: Sequence[int],
+    rows: OwnedRows,
+    *,
+    is_compiled: bool,
+    dtype: torch.dtype = torch.float32,
+) -> Delta | CompiledDelta:
+    if is_compiled:
+        delta = CompiledDelta(N_IN, sizes, rows=lambda _: rows, dtype=dtype)
+    else:
+        delta = Delta(N_IN, sizes, rows=lambda _: rows, dtype=dtype, device=CPU)
     delta.resize(len(RANKS), max(RANKS))
     for (i, place), pair in pairs(sizes).items():
         delta.put(i, place, pair)
@@ -49,7 +70,8 @@ def plain(x: torch.Tensor, owners: Sequence[int], sizes: Sequence[int]) -> torch
     return found
 
 
-@pytest.mark.parametrize("sizes", [[12], [8, 8, 8], [16, 4, 4], [6, 10]])
+@pytest.mark.parametrize("is_compiled", KINDS)
+@pytest.mark.parametrize("sizes", [[12], [8, 8, 8], [16, 4, 4], [6, 10], [40, 100]])
 @pytest.mark.parametrize("wide", [1, 100])
 @pytest.mark.parametrize(
     "owners",
@@ -61,11 +83,15 @@ def plain(x: torch.Tensor, owners: Sequence[int], sizes: Sequence[int]) -> torch
     ],
 )
 def test_every_row_gets_its_own_adapters_part_and_no_other(
-    sizes: list[int], wide: int, owners: list[int], monkeypatch: pytest.MonkeyPatch
+    sizes: list[int],
+    wide: int,
+    owners: list[int],
+    is_compiled: bool,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr("fastchat.engine.delta.WIDE", wide)
     rows = OwnedRows(owners, Places(ranks=RANKS, width=max(RANKS)), device=CPU)
-    delta = filled(sizes, rows)
+    delta = filled(sizes, rows, is_compiled=is_compiled)
     generator = torch.Generator().manual_seed(1)
     x = torch.randn(1, len(owners), N_IN, generator=generator)
     y = torch.randn(1, len(owners), sum(sizes), generator=generator)
@@ -77,13 +103,44 @@ def test_every_row_gets_its_own_adapters_part_and_no_other(
             assert torch.equal(got[0, row], before[0, row])
 
 
-def test_what_is_no_number_stays_with_its_own_rows() -> None:
+@pytest.mark.parametrize("is_compiled", KINDS)
+def test_what_is_no_number_stays_with_its_own_rows(is_compiled: bool) -> None:
     owners = [0, 2, 2, BASE, 3]
     rows = OwnedRows(owners, Places(ranks=RANKS, width=max(RANKS)), device=CPU)
-    delta = filled([12], rows)
+    delta = filled([12], rows, is_compiled=is_compiled)
     broken = LowRank(a=torch.full((20, N_IN), torch.inf), b=torch.ones(12, 20), scale=1.0)
     delta.put(0, 2, broken)
     got = delta.add(torch.ones(5, N_IN), torch.zeros(5, 12))
     assert got.isfinite().all(dim=1).tolist() == [True, False, False, True, True]
     delta.wipe(2)
     assert torch.equal(delta.add(torch.ones(5, N_IN), torch.zeros(5, 12))[1], torch.zeros(12))
+
+
+@pytest.mark.parametrize("is_compiled", KINDS)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_a_product_of_another_type_is_added_to(dtype: torch.dtype, is_compiled: bool) -> None:
+    owners, sizes = [0, BASE, 2, *[3] * 9], [8, 8]
+    rows = OwnedRows(owners, Places(ranks=RANKS, width=max(RANKS)), device=CPU)
+    delta = filled(sizes, rows, is_compiled=is_compiled, dtype=torch.bfloat16)
+    x = torch.randn(len(owners), N_IN, generator=torch.Generator().manual_seed(2)).to(dtype)
+    got = delta.add(x, torch.zeros(len(owners), 16, dtype=dtype))
+    assert got.dtype == dtype
+    wanted = plain(x.float(), owners, sizes)
+    torch.testing.assert_close(
+        got.float(), wanted, rtol=0.05, atol=0.05 * float(wanted.abs().max())
+    )
+
+
+@pytest.mark.skipif(native.library() is None, reason="installed without a compiler")
+@pytest.mark.parametrize("n_threads", [2, 5, 64])
+def test_threads_change_nothing_of_a_row_but_the_last_digits(n_threads: int) -> None:
+    owners, sizes, before = [0, 2, BASE, 3] * 8, [16, 4], torch.get_num_threads()
+    rows = OwnedRows(owners, Places(ranks=RANKS, width=max(RANKS)), device=CPU)
+    delta = filled(sizes, rows, is_compiled=True)
+    x = torch.randn(len(owners), N_IN, generator=torch.Generator().manual_seed(3))
+    one = delta.add(x, torch.zeros(len(owners), 20))
+    try:
+        torch.set_num_threads(n_threads)
+        torch.testing.assert_close(delta.add(x, torch.zeros(len(owners), 20)), one)
+    finally:
+        torch.set_num_threads(before)

@@ -213,8 +213,6 @@ def test_code_that_cannot_be_loaded_is_done_without(
 
 
 def test_other_types_and_devices_are_left_to_pytorch() -> None:
-    shape = case().shape
-    assert native.can_attend(shape)
-    for change in ({"dtype": torch.float16}, {"device": torch.device("meta")}):
-        fields = {name: getattr(shape, name) for name in shape.__slots__}
-        assert not native.can_attend(LayerShape(**{**fields, **change}))
+    assert native.can_compute(torch.float32, torch.device("cpu"))
+    assert not native.can_compute(torch.float16, torch.device("cpu"))
+    assert not native.can_compute(torch.float32, torch.device("meta"))
