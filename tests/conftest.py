@@ -2,6 +2,7 @@
 
 import os
 import signal
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -28,6 +29,15 @@ settings.load_profile("steady")
 
 ROOT = Path(__file__).resolve().parent.parent
 SHARED = Path(os.environ.get("FASTCHAT_SHARED", ROOT.parent / "shared"))
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_runtest_setup() -> None:
+    """Clients wait for a connection as long as for a reply. By default the SDKs give it 5 s, which
+    are over after a process of tests, servers and clients stood still."""
+    for name in ("anthropic", "openai"):
+        if (sdk := sys.modules.get(name)) is not None:
+            sdk.DEFAULT_TIMEOUT.connect = 600.0
 
 
 @pytest.fixture(scope="session")

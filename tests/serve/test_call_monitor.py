@@ -49,7 +49,10 @@ async def test_the_published_routes_on_a_sample_log(tmp_path: Path) -> None:
         *(chat(-40, "m-b", "2"), chat(-30, "m-a", "2", "upvote"), "{torn", "[]", ""),
     )
     write(tmp_path / "server1", chat(-5000, "m-b", "2"), chat(-20, "m-a", "3"))
-    async with serving(monitor(tmp_path).app()) as url, httpx2.AsyncClient(base_url=url) as client:
+    async with (
+        serving(monitor(tmp_path).app()) as url,
+        httpx2.AsyncClient(base_url=url, timeout=600) as client,
+    ):
         assert await get(client, "/get_num_users_hr") == {"num_users": 3}
         assert await get(client, "/get_num_users_day") == {"num_users": 3}
         stats = await get(client, "/get_model_call_stats", most_recent_min=24 * 60)
@@ -106,7 +109,7 @@ def test_calls_are_forgotten_after_a_day(tmp_path: Path) -> None:
 async def test_limits_change_by_post_with_the_secret_only(tmp_path: Path) -> None:
     write(tmp_path, chat(-1, "m-a", "1"))
     app = monitor(tmp_path, admin_token="s").app()
-    async with serving(app) as url, httpx2.AsyncClient(base_url=url) as client:
+    async with serving(app) as url, httpx2.AsyncClient(base_url=url, timeout=600) as client:
         path, body = "/update_model_call_limit", {"model": "m-a", "limit": 1}
         assert (await client.get(path)).status_code == 405
         assert (await client.post(path, json=body)).status_code == 401
