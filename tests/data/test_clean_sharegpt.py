@@ -266,6 +266,7 @@ print(next(line.split()[1] for line in open("/proc/self/status") if line.startsw
 """
 
 
+@pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
 @pytest.mark.slow
 def test_memory_does_not_grow_with_the_file(tmp_path: Path, generate: Callable[..., Any]) -> None:
     peaks: list[int] = []
