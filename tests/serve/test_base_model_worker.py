@@ -111,7 +111,9 @@ async def test_it_answers_the_openai_api(kind: type[Shouter]) -> None:
 
 
 @pytest.mark.slow
-async def test_it_registers_once_or_for_good() -> None:
+async def test_it_registers_once_or_for_good(monkeypatch: pytest.MonkeyPatch) -> None:
+    for module in ("base_model_worker", "registration"):  # the controller answers, however late
+        monkeypatch.setattr(f"fastchat.serve.{module}._TIMEOUT_S", 600.0)
     calls: list[tuple[str, Any]] = []
 
     async def controller(request: Request) -> Response:
