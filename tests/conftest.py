@@ -1,5 +1,6 @@
 """Fixtures that every folder of tests shares."""
 
+import logging
 import os
 import signal
 import sys
@@ -38,6 +39,18 @@ def pytest_runtest_setup() -> None:
     for name in ("anthropic", "openai"):
         if (sdk := sys.modules.get(name)) is not None:
             sdk.DEFAULT_TIMEOUT.connect = 600.0
+
+
+@pytest.fixture(autouse=True)
+def own_logging() -> Iterator[None]:
+    """What a command sets up for its log ends with the test, as it would with its process."""
+    loggers = [logging.getLogger(name) for name in (None, "fastchat", "uvicorn", "bitsandbytes")]
+    before = [(logger, logger.level, logger.handlers[:]) for logger in loggers]
+    yield
+    for logger, level, handlers in before:
+        logger.setLevel(level)
+        for handler in set(logger.handlers) - set(handlers):
+            logger.removeHandler(handler)
 
 
 @pytest.fixture(scope="session")
