@@ -176,6 +176,7 @@ def _packed_or_none(loaded: LoadedModel, engine: EngineSettings) -> PackedModel 
     """The model ready for the slot scheduler, or None where the fallback is to serve it."""
     from fastchat.engine.check import check, check_pictures
     from fastchat.engine.linear import filled, pack_linears
+    from fastchat.engine.norms import compile_norms
     from fastchat.engine.packed import PackedModel, UnsupportedModelError
 
     if loaded.is_encoder_decoder and engine.scheduler == "slots":
@@ -185,7 +186,7 @@ def _packed_or_none(loaded: LoadedModel, engine: EngineSettings) -> PackedModel 
         )
     if engine.scheduler == "groups" or loaded.is_encoder_decoder or not loaded.can_generate:
         return None
-    n_packed = pack_linears(loaded.model)
+    n_packed, n_norms = pack_linears(loaded.model), compile_norms(loaded.model)
     packed = None
     try:
         packed = PackedModel(
@@ -209,5 +210,8 @@ def _packed_or_none(loaded: LoadedModel, engine: EngineSettings) -> PackedModel 
             packed.has_vision = True
         except UnsupportedModelError as error:
             logger.warning("pictures are refused, text is served: %s", error)
-    logger.info("scheduler=slots cached_tokens=%d packed=%d", packed.cache.budget, n_packed)
+    logger.info(
+        "scheduler=slots cached_tokens=%d packed=%d norms=%d",
+        *(packed.cache.budget, n_packed, n_norms),
+    )
     return packed

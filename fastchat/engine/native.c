@@ -261,3 +261,47 @@ int fastchat_add_low_rank(const low_rank *l, int is_half) {
     free(room);
     return 0;
 }
+
+typedef struct {
+    const void *x; /* [rows, width] */
+    void *out;
+    const float *weight; /* [width] */
+    int64_t rows, width, threads;
+    float epsilon;
+    int32_t rounds_first; /* what is normalised takes the type of x before it is weighted */
+} norm;
+
+INLINE void norm_row(const norm *m, int64_t row, int is_half) {
+    int64_t at = row * m->width;
+    float sum = 0;
+    for (int64_t i = 0; i < m->width; i++) {
+        float x = load(m->x, at + i, is_half);
+        sum += x * x;
+    }
+    float scale = 1 / sqrtf(sum / (float)m->width + m->epsilon);
+    if (m->rounds_first && is_half)
+        for (int64_t i = 0; i < m->width; i++) {
+            uint16_t rounded;
+            store(&rounded, 0, load(m->x, at + i, 1) * scale, 1);
+            store(m->out, at + i, load(&rounded, 0, 1) * m->weight[i], 1);
+        }
+    else
+        for (int64_t i = 0; i < m->width; i++)
+            store(m->out, at + i, load(m->x, at + i, is_half) * scale * m->weight[i], is_half);
+}
+
+FOR_EACH_CPU static void norm_wide(const norm *m, int64_t from, int64_t to) {
+    for (int64_t row = from; row < to; row++) norm_row(m, row, 0);
+}
+
+FOR_EACH_CPU static void norm_half(const norm *m, int64_t from, int64_t to) {
+    for (int64_t row = from; row < to; row++) norm_row(m, row, 1);
+}
+
+/* Divides rows by the root of their mean square, and weights them. */
+void fastchat_norm(const norm *m, int is_half) {
+    int64_t threads = m->rows * m->width < 1 << 16 ? 1 : m->threads;
+#pragma omp parallel for num_threads((int)threads) schedule(static, 1) if (threads > 1)
+    for (int64_t t = 0; t < threads; t++)
+        (is_half ? norm_half : norm_wide)(m, m->rows * t / threads, m->rows * (t + 1) / threads);
+}

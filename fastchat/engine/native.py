@@ -1,4 +1,4 @@
-"""What `native.c` computes on a CPU: attention of single tokens, and products of adapters.
+"""What `native.c` computes on a CPU: attention of single tokens, products of adapters, norms.
 
 PyTorch has no kernel for many sequences of different lengths with one query each. Its batched
 products, which the engine does without the compiled code, read keys and values at a third of the
@@ -73,6 +73,17 @@ class _LowRank(ctypes.Structure):
     ]
 
 
+class _Norm(ctypes.Structure):
+    """`norm` of native.c."""
+
+    _fields_ = [
+        *((name, ctypes.c_void_p) for name in ("x", "out", "weight")),
+        *((name, ctypes.c_int64) for name in ("rows", "width", "threads")),
+        ("epsilon", ctypes.c_float),
+        ("rounds_first", ctypes.c_int32),
+    ]
+
+
 @cache
 def library() -> Any | None:
     """The compiled code, or None where it was not built."""
@@ -92,6 +103,8 @@ def library() -> Any | None:
     loaded.fastchat_attend.restype = ctypes.c_int
     loaded.fastchat_add_low_rank.argtypes = [ctypes.POINTER(_LowRank), ctypes.c_int]
     loaded.fastchat_add_low_rank.restype = ctypes.c_int
+    loaded.fastchat_norm.argtypes = [ctypes.POINTER(_Norm), ctypes.c_int]
+    loaded.fastchat_norm.restype = None
     integers = [ctypes.c_int64] * 2
     loaded.fastchat_write.argtypes = [
         *(ctypes.c_void_p, *integers, ctypes.c_void_p, ctypes.c_void_p),
@@ -211,3 +224,26 @@ def add_low_rank(
     assert code is not None
     if code.fastchat_add_low_rank(ctypes.byref(asked), y.dtype is torch.bfloat16):
         raise MemoryError("there is no room for the products of adapters")
+
+
+def normalise(x: Tensor, weight: Tensor, *, epsilon: float, rounds_first: bool) -> Tensor:
+    """`x` over the root of the mean square of its last dimension, weighted.
+
+    Args:
+        x: (..., width).
+        weight: (width,) of float32.
+        epsilon: added to the mean square.
+        rounds_first: in 16 bits, what is normalised is rounded before it is weighted.
+    """
+    x = x.contiguous()
+    out = torch.empty_like(x)
+    width = x.shape[-1]
+    asked = _Norm(
+        *(x.data_ptr(), out.data_ptr(), weight.data_ptr()),
+        *(x.numel() // width, width, torch.get_num_threads()),
+        *(epsilon, rounds_first),
+    )
+    code = library()
+    assert code is not None
+    code.fastchat_norm(ctypes.byref(asked), x.dtype is torch.bfloat16)
+    return out
