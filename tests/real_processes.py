@@ -9,6 +9,7 @@ import signal
 import socket
 import subprocess
 import sys
+import threading
 import time
 import urllib.request
 from collections.abc import Iterator
@@ -21,38 +22,47 @@ STARTUP_LIMIT_S = 300
 END_LIMIT_S = 90
 
 # Below those that the system gives to connections, which come and go at any time.
-_PORTS = range(22_000, 32_000)
-_candidates = itertools.cycle(_PORTS)
-for _ in range(os.getpid() * 61 % len(_PORTS)):  # another place for each process
-    next(_candidates)
+_FIRST_PORT, _N_BLOCKS, _PORTS_A_BLOCK = 22_000, 100, 100
 _claims: list[int] = []
 
 
 def free_port() -> int:
-    """A port of this machine on which nothing listens and which is given to no other test.
+    """A port of this machine on which nothing listens and which no other process of tests gives.
 
-    A claim on it, a UDP socket of the same number, is held while this process lives: between
-    this and the moment when a server binds the port, nobody else is given it.
+    Between this and the moment when a server binds the port, nobody else takes it.
 
     Raises:
-        RuntimeError: all are taken.
+        RuntimeError: other processes have claimed them all.
     """
-    for port in itertools.islice(_candidates, len(_PORTS)):
-        if (claim := _claimed(port)) is not None:
+    places = ((socket.AF_INET, "127.0.0.1"), (socket.AF_INET6, "::1"))
+    with _turn:
+        for port in _own_ports:
+            if not any(_is_used(family, host, port) for family, host in places):
+                return port
+    raise RuntimeError("all ports are claimed by other tests")
+
+
+def _ports_of_claims() -> Iterator[int]:
+    """Ports by the block, each claimed while this process lives; in the end, the same again."""
+    own: list[int] = []
+    for i in range(_N_BLOCKS):
+        number = (os.getpid() * 37 + i) % _N_BLOCKS  # another place for each process
+        first = _FIRST_PORT + number * _PORTS_A_BLOCK
+        ports = range(first, first + _PORTS_A_BLOCK)
+        if (claim := _claimed(ports[0])) is not None:
             _claims.append(claim)
-            return port
-    raise RuntimeError(f"no port from {_PORTS.start} to {_PORTS.stop - 1} is free")
+            own += ports
+            yield from ports
+    yield from itertools.cycle(own)
 
 
 def _claimed(port: int) -> int | None:
-    """The file of a claim on `port`; None when it is claimed or used."""
+    """The file of a UDP socket of this number, which says whose block begins there; None where
+    it is another's."""
     claim = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
     try:
         claim.bind(("127.0.0.1", port))
     except OSError:
-        claim.close()
-        return None
-    if _is_used(socket.AF_INET, "127.0.0.1", port) or _is_used(socket.AF_INET6, "::1", port):
         claim.close()
         return None
     return claim.detach()
@@ -65,6 +75,10 @@ def _is_used(family: socket.AddressFamily, host: str, port: int) -> bool:
     except OSError as error:
         return error.errno == errno.EADDRINUSE  # else there is no such address here
     return False
+
+
+_own_ports = _ports_of_claims()
+_turn = threading.Lock()  # guards the ports, which tests may want in several threads
 
 
 def wait_until_answers(url: str, processes: list[subprocess.Popen[bytes]]) -> None:
