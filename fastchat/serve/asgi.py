@@ -32,6 +32,10 @@ T = TypeVar("T")
 BODY_TIMEOUT_S = 60.0
 """Within this a request's body must have arrived."""
 
+KEEP_ALIVE_S = 75
+"""Of an idle connection: longer than clients keep theirs, which would else write to one that is
+being closed."""
+
 SSE_KEEPALIVE_S = 15.0
 SSE_KEEPALIVE = b": keep-alive\n\n"
 SSE_STALL_S = 1.5
@@ -387,7 +391,7 @@ async def serve_sockets(
         server_header=False,
         date_header=False,
         proxy_headers=False,  # whoever sends X-Forwarded-For is not believed
-        timeout_keep_alive=75,
+        timeout_keep_alive=KEEP_ALIVE_S,
         timeout_graceful_shutdown=10,
         ssl_keyfile=settings.ssl_keyfile if settings.ssl else None,
         ssl_certfile=settings.ssl_certfile if settings.ssl else None,

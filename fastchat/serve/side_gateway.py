@@ -72,7 +72,13 @@ def _running(gateway: Gateway) -> Generator[int]:
 
     sockets = asgi.bind("127.0.0.1", 0)
     asgi.listen(sockets, "127.0.0.1", 0)  # who connects from now on waits for the thread
-    config = uvicorn.Config(gateway, log_config=None, access_log=False, lifespan="on")
+    config = uvicorn.Config(
+        gateway,
+        log_config=None,
+        access_log=False,
+        lifespan="on",
+        timeout_keep_alive=asgi.KEEP_ALIVE_S,
+    )
     server = uvicorn.Server(config)
     thread = threading.Thread(
         target=lambda: asyncio.run(server.serve(sockets=sockets)), name="gateway", daemon=True
