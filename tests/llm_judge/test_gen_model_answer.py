@@ -134,10 +134,31 @@ def test_a_short_context_leaves_room_for_the_second_turn(here: Path) -> None:
     assert all(all(row["choices"][0]["turns"]) for row in rows)
 
 
+NEVER_DONE = """
+import asyncio, sys
+from fastchat.engine.echo import EchoEngine
+from fastchat.llm_judge import gen_model_answer
+
+generate = EchoEngine.generate
+asked = []
+
+async def the_first(self, request):
+    asked.append(request)
+    if len(asked) > 120:  # of 160, two for each question
+        await asyncio.Event().wait()
+    async for chunk in generate(self, request):
+        yield chunk
+
+EchoEngine.generate = the_first
+sys.exit(gen_model_answer.main(sys.argv[1:]))
+"""
+"""The command with an engine that stops answering, so that it is not over before it is killed."""
+
+
 @pytest.mark.slow
 def test_after_kill_nine_the_rest_is_answered_and_nothing_twice(here: Path) -> None:
-    words = ["--model-path", "echo:delay_ms=10", "--model-id", "m", *BENCH, "--max-running", "8"]
-    command = [sys.executable, "-m", "fastchat.llm_judge.gen_model_answer", *words]
+    words = ["--model-path", "echo:", "--model-id", "m", *BENCH, "--max-running", "8"]
+    command = [sys.executable, "-c", NEVER_DONE, *words]
     process = subprocess.Popen(command, stderr=subprocess.DEVNULL)
     end = time.monotonic() + LIMIT_S
     while not FILE.exists() or FILE.read_bytes().count(b"\n") < 8:
