@@ -15,14 +15,14 @@ EXACT_ENOUGH = (
     *("-fassociative-math", "-freciprocal-math"),
 )
 # PyTorch brings the same library of threads, which both then share.
-THREADS = ["-fopenmp"] if sys.platform == "linux" else []
+THREADS = ["-fopenmp"]
 
 native = Extension(
     "fastchat.engine._native",
     sources=["fastchat/engine/native.c"],
-    extra_compile_args=["-O3", "-std=c11", *EXACT_ENOUGH, *THREADS],
+    extra_compile_args=["-O3", "-std=c11", "-Wno-psabi", *EXACT_ENOUGH, *THREADS],
     extra_link_args=THREADS,
     optional=True,
 )
-# It has no names for Windows' linker to export.
-setup(ext_modules=[] if sys.platform == "win32" else [native])
+# Not tried elsewhere, where PyTorch uses other libraries of threads.
+setup(ext_modules=[native] if sys.platform == "linux" else [])

@@ -1,9 +1,10 @@
-/* What the slot engine computes on a CPU without PyTorch: one token's attention over its own keys.
+/* What the slot engine computes on a CPU without PyTorch: one token's attention over its own keys,
+ * each row's product by its own adapter, norms in one pass.
  *
  * PyTorch has no kernel for many sequences of different lengths with one query each; its batched
- * products read a cache at a third of the speed at which this loop does. Built when the package is
+ * products read a cache at a third of the speed at which these loops do. Built when the package is
  * installed, where there is a C compiler (`setup.py`); `native.py` is the only caller and checks
- * shapes and types. Numbers are float32 or bfloat16, sums are float32.
+ * shapes and types. Numbers are float32 or, where `is_half`, bfloat16; sums are float32.
  *
  * A pool holds regions, each [heads, size, dim]; a region starts at token `start` of the pool.
  */
@@ -13,11 +14,16 @@
 #include <string.h>
 
 #define INLINE static inline __attribute__((always_inline))
-#if defined(__x86_64__) && defined(__linux__) && defined(__GNUC__) && !defined(__clang__)
+/* Compiled once for each kind of processor; the one at hand is chosen when the library is loaded. */
+#if !defined(__x86_64__)
+#define FOR_EACH_CPU
+#elif defined(__clang__)
+#error "for the oldest x86-64 alone this would be slower than what PyTorch does"
+#elif __GNUC__ >= 12
 #define FOR_EACH_CPU \
     __attribute__((target_clones("arch=x86-64-v4", "arch=x86-64-v3", "default")))
 #else
-#define FOR_EACH_CPU
+#define FOR_EACH_CPU __attribute__((target_clones("avx512f", "avx2", "default")))
 #endif
 
 /* A token's place: row of the step, start and size of its region, its own place, first key seen. */
@@ -77,26 +83,108 @@ INLINE void softmax(float *scores, int64_t n, float cap, const float *sink) {
     for (int64_t j = 0; j < n; j++) scores[j] /= sum;
 }
 
-/* The queries of one group, [group, dim], over n keys and values of their head. */
+/* One query, [dim], over n keys and values of its head. */
+INLINE void attend_one(const float *query, const void *keys, const void *values, int64_t n,
+                       int64_t key_dim, int64_t value_dim, float cap, const float *sink,
+                       float *scores, float *sums, int is_half) {
+    for (int64_t j = 0; j < n; j++) {
+        float score = 0;
+        for (int64_t d = 0; d < key_dim; d++)
+            score += query[d] * load(keys, j * key_dim + d, is_half);
+        scores[j] = score;
+    }
+    softmax(scores, n, cap, sink);
+    memset(sums, 0, sizeof(float) * value_dim);
+    for (int64_t j = 0; j < n; j++)
+        for (int64_t d = 0; d < value_dim; d++)
+            sums[d] += scores[j] * load(values, j * value_dim + d, is_half);
+}
+
+/* Sixteen numbers, which the compiler spreads over the registers that a processor has. */
+enum { LANES = 16 };
+typedef float wide __attribute__((vector_size(LANES * 4), aligned(4)));
+typedef uint32_t wide_bits __attribute__((vector_size(LANES * 4), aligned(4)));
+typedef uint16_t halves __attribute__((vector_size(LANES * 2), aligned(2)));
+
+INLINE wide load_wide(const void *numbers, int64_t i, int is_half) {
+    if (!is_half) return *(const wide *)((const float *)numbers + i);
+    halves bits = *(const halves *)((const uint16_t *)numbers + i);
+    return (wide)(__builtin_convertvector(bits, wide_bits) << 16);
+}
+
+INLINE float sum_of(wide x) {
+    float sum = 0;
+    for (int i = 0; i < LANES; i++) sum += x[i];
+    return sum;
+}
+
+/* Keys that stay in the nearest cache while all queries of a group read them. */
+enum { NEAR = 32, KEYS_AT_ONCE = 4, WIDES_AT_ONCE = 4 };
+
+INLINE void score_keys(const float *query, const void *keys, int64_t first, int64_t n, int64_t dim,
+                       float *scores, int is_half) {
+    wide sums[KEYS_AT_ONCE] = {{0}};
+    for (int64_t d = 0; d < dim; d += LANES) {
+        wide q = load_wide(query, d, 0);
+        for (int64_t t = 0; t < n; t++)
+            sums[t] += q * load_wide(keys, (first + t) * dim + d, is_half);
+    }
+    for (int64_t t = 0; t < n; t++) scores[t] = sum_of(sums[t]);
+}
+
+INLINE void add_values(float *sums, const void *values, int64_t at, const float *weights,
+                       int64_t n, int64_t dim, int64_t wides, int is_half) {
+    wide sum[WIDES_AT_ONCE];
+    for (int64_t w = 0; w < wides; w++) sum[w] = load_wide(sums, w * LANES, 0);
+    for (int64_t j = 0; j < n; j++)
+        for (int64_t w = 0; w < wides; w++)
+            sum[w] += weights[j] * load_wide(values, at + j * dim + w * LANES, is_half);
+    for (int64_t w = 0; w < wides; w++) *(wide *)(sums + w * LANES) = sum[w];
+}
+
+/* Rows in 32 bits, where more than one query is going to read them. */
+INLINE const void *widened(const void *rows, int64_t first, int64_t n, float *room) {
+    for (int64_t i = 0; i < n; i += LANES) *(wide *)(room + i) = load_wide(rows, first + i, 1);
+    return room;
+}
+
+/* The queries of one group, [group, dim], over n keys and values of their head; both widths are
+ * multiples of LANES. */
 INLINE void attend_group(const float *query, const void *keys, const void *values, int64_t n,
                          int64_t group, int64_t key_dim, int64_t value_dim, float cap,
-                         const float *sinks, float *scores, float *sums, int is_half) {
-    for (int64_t j = 0; j < n; j++)
+                         const float *sinks, float *scores, float *sums, float *room,
+                         int is_half) {
+    int is_widened = is_half && group > 1;
+    for (int64_t first = 0; first < n; first += NEAR) {
+        int64_t m = n - first < NEAR ? n - first : NEAR, at = is_widened ? 0 : first;
+        const void *k = is_widened ? widened(keys, first * key_dim, m * key_dim, room) : keys;
         for (int64_t g = 0; g < group; g++) {
             const float *q = query + g * key_dim;
-            float score = 0;
-            for (int64_t d = 0; d < key_dim; d++)
-                score += q[d] * load(keys, j * key_dim + d, is_half);
-            scores[g * n + j] = score;
+            float *score = scores + g * n + first;
+            int64_t j = 0;
+            for (; j + KEYS_AT_ONCE <= m; j += KEYS_AT_ONCE)
+                score_keys(q, k, at + j, KEYS_AT_ONCE, key_dim, score + j, is_half && !is_widened);
+            for (; j < m; j++)
+                score_keys(q, k, at + j, 1, key_dim, score + j, is_half && !is_widened);
         }
+    }
     for (int64_t g = 0; g < group; g++) softmax(scores + g * n, n, cap, sinks ? sinks + g : NULL);
     memset(sums, 0, sizeof(float) * group * value_dim);
-    for (int64_t j = 0; j < n; j++)
+    for (int64_t first = 0; first < n; first += NEAR) {
+        int64_t m = n - first < NEAR ? n - first : NEAR;
+        int64_t at = is_widened ? 0 : first * value_dim, d;
+        const void *v =
+            is_widened ? widened(values, first * value_dim, m * value_dim, room) : values;
         for (int64_t g = 0; g < group; g++) {
-            float weight = scores[g * n + j], *sum = sums + g * value_dim;
-            for (int64_t d = 0; d < value_dim; d++)
-                sum[d] += weight * load(values, j * value_dim + d, is_half);
+            const float *weights = scores + g * n + first;
+            float *sum = sums + g * value_dim;
+            for (d = 0; d + WIDES_AT_ONCE * LANES <= value_dim; d += WIDES_AT_ONCE * LANES)
+                add_values(sum + d, v, at + d, weights, m, value_dim, WIDES_AT_ONCE,
+                           is_half && !is_widened);
+            for (; d < value_dim; d += LANES)
+                add_values(sum + d, v, at + d, weights, m, value_dim, 1, is_half && !is_widened);
         }
+    }
 }
 
 typedef struct {
@@ -116,6 +204,7 @@ INLINE void attend_task(const attention *a, int64_t task, float *room, int is_ha
     int64_t first = place[START] * a->kv_heads + head * place[SIZE] + place[LOW];
     int64_t n = place[PLACE] + 1 - place[LOW], bytes = is_half ? 2 : 4;
     float *query = room, *sums = query + group * a->key_dim, *scores = sums + group * a->value_dim;
+    float *near = scores + group * a->longest;
     for (int64_t g = 0; g < group; g++) {
         int64_t at = place[ROW] * a->query_token + (head * group + g) * a->query_head;
         for (int64_t d = 0; d < a->key_dim; d++)
@@ -124,19 +213,23 @@ INLINE void attend_task(const attention *a, int64_t task, float *room, int is_ha
     const char *keys = (const char *)a->keys + first * a->key_dim * bytes;
     const char *values = (const char *)a->values + first * a->value_dim * bytes;
     const float *sinks = a->sinks ? a->sinks + head * group : NULL;
-    /* With its sizes written out, the compiler keeps the sums of a head in registers. */
-#define OF(GROUP, DIM)                                                                   \
-    attend_group(query, keys, values, n, GROUP, DIM, DIM, a->cap, sinks, scores, sums, is_half)
+    /* With the sizes written out, the compiler keeps sums in registers. */
+#define GROUP(QUERIES, KEY_DIM, VALUE_DIM)                                                       \
+    attend_group(query, keys, values, n, QUERIES, KEY_DIM, VALUE_DIM, a->cap, sinks, scores, sums, \
+                 near, is_half)
     int64_t dim = a->key_dim == a->value_dim ? a->key_dim : 0;
-    if (dim == 32 && group == 1) OF(1, 32);
-    else if (dim == 64 && group == 1) OF(1, 64);
-    else if (dim == 128 && group == 1) OF(1, 128);
-    else if (dim == 64) OF(group, 64);
-    else if (dim == 128) OF(group, 128);
+    if (dim == 32 && group == 1) GROUP(1, 32, 32);
+    else if (dim == 64 && group == 1) GROUP(1, 64, 64);
+    else if (dim == 128 && group == 1) GROUP(1, 128, 128);
+    else if (dim == 64) GROUP(group, 64, 64);
+    else if (dim == 128) GROUP(group, 128, 128);
+    else if (a->key_dim % LANES == 0 && a->value_dim % LANES == 0)
+        GROUP(group, a->key_dim, a->value_dim);
     else
-        attend_group(query, keys, values, n, group, a->key_dim, a->value_dim, a->cap, sinks, scores,
-                     sums, is_half);
-#undef OF
+        for (int64_t g = 0; g < group; g++)
+            attend_one(query + g * a->key_dim, keys, values, n, a->key_dim, a->value_dim, a->cap,
+                       sinks ? sinks + g : NULL, scores, sums + g * a->value_dim, is_half);
+#undef GROUP
     int64_t at = (place[ROW] * a->heads + head * group) * a->value_dim;
     for (int64_t d = 0; d < group * a->value_dim; d++) store(a->out, at + d, sums[d], is_half);
 }
@@ -152,7 +245,8 @@ FOR_EACH_CPU static void attend_half(const attention *a, int64_t from, int64_t t
 /* Attention of n tokens, each over its own keys. Returns 0, or -1 where memory is short. */
 int fastchat_attend(const attention *a, int is_half) {
     int64_t group = a->heads / a->kv_heads, n_tasks = a->n * a->kv_heads;
-    int64_t width = group * (a->key_dim + a->value_dim + a->longest);
+    int64_t dim = a->key_dim > a->value_dim ? a->key_dim : a->value_dim;
+    int64_t width = group * (a->key_dim + a->value_dim + a->longest) + NEAR * dim;
     width = (width + 15) / 16 * 16; /* threads do not write into one cache line */
     int64_t threads = a->threads < n_tasks ? a->threads : n_tasks;
     if (n_tasks == 0) return 0;
