@@ -178,6 +178,7 @@ def _packed_or_none(loaded: LoadedModel, engine: EngineSettings) -> PackedModel 
     from fastchat.engine.linear import filled, pack_linears
     from fastchat.engine.norms import compile_norms
     from fastchat.engine.packed import PackedModel, UnsupportedModelError
+    from fastchat.engine.rotary import compile_rotary
 
     if loaded.is_encoder_decoder and engine.scheduler == "slots":
         raise UsageError(
@@ -186,7 +187,8 @@ def _packed_or_none(loaded: LoadedModel, engine: EngineSettings) -> PackedModel 
         )
     if engine.scheduler == "groups" or loaded.is_encoder_decoder or not loaded.can_generate:
         return None
-    n_packed, n_norms = pack_linears(loaded.model), compile_norms(loaded.model)
+    n_packed = pack_linears(loaded.model)
+    n_compiled = compile_norms(loaded.model) + compile_rotary(loaded.model, loaded.dtype)
     packed = None
     try:
         packed = PackedModel(
@@ -211,7 +213,7 @@ def _packed_or_none(loaded: LoadedModel, engine: EngineSettings) -> PackedModel 
         except UnsupportedModelError as error:
             logger.warning("pictures are refused, text is served: %s", error)
     logger.info(
-        "scheduler=slots cached_tokens=%d packed=%d norms=%d",
-        *(packed.cache.budget, n_packed, n_norms),
+        "scheduler=slots cached_tokens=%d packed=%d compiled=%d",
+        *(packed.cache.budget, n_packed, n_compiled),
     )
     return packed

@@ -14,7 +14,7 @@
 #include <string.h>
 
 #define INLINE static inline __attribute__((always_inline))
-/* Compiled once for each kind of processor; the one at hand is chosen when the library is loaded. */
+/* Compiled once for each kind of processor; the one at hand is chosen at loading. */
 #if !defined(__x86_64__)
 #define FOR_EACH_CPU
 #elif defined(__clang__)
@@ -356,6 +356,9 @@ int fastchat_add_low_rank(const low_rank *l, int is_half) {
     return 0;
 }
 
+/* Numbers that one thread is done with before others would have begun. */
+enum { FEW = 1 << 16 };
+
 typedef struct {
     const void *x; /* [rows, width] */
     void *out;
@@ -394,8 +397,49 @@ FOR_EACH_CPU static void norm_half(const norm *m, int64_t from, int64_t to) {
 
 /* Divides rows by the root of their mean square, and weights them. */
 void fastchat_norm(const norm *m, int is_half) {
-    int64_t threads = m->rows * m->width < 1 << 16 ? 1 : m->threads;
+    int64_t threads = m->rows * m->width < FEW ? 1 : m->threads;
 #pragma omp parallel for num_threads((int)threads) schedule(static, 1) if (threads > 1)
     for (int64_t t = 0; t < threads; t++)
         (is_half ? norm_half : norm_wide)(m, m->rows * t / threads, m->rows * (t + 1) / threads);
+}
+
+typedef struct {
+    const void *x; /* token and head stand so many numbers apart: */
+    int64_t x_token, x_head;
+    const void *cosine, *sine; /* [tokens, dim] */
+    void *out;                 /* [tokens, heads, dim] */
+    int64_t tokens, heads, dim, threads;
+} rotation;
+
+INLINE void rotate_row(const rotation *r, int64_t token, int64_t head, int is_half) {
+    int64_t half = r->dim / 2, from = token * r->x_token + head * r->x_head;
+    int64_t to = (token * r->heads + head) * r->dim, angle = token * r->dim;
+    for (int64_t i = 0; i < half; i++) {
+        float one = load(r->x, from + i, is_half), two = load(r->x, from + half + i, is_half);
+        float cosine = load(r->cosine, angle + i, is_half);
+        float sine = load(r->sine, angle + i, is_half);
+        store(r->out, to + i, one * cosine - two * sine, is_half);
+        cosine = load(r->cosine, angle + half + i, is_half);
+        sine = load(r->sine, angle + half + i, is_half);
+        store(r->out, to + half + i, two * cosine + one * sine, is_half);
+    }
+}
+
+FOR_EACH_CPU static void rotate_wide(const rotation *r, int64_t from, int64_t to) {
+    for (int64_t t = from; t < to; t++)
+        for (int64_t h = 0; h < r->heads; h++) rotate_row(r, t, h, 0);
+}
+
+FOR_EACH_CPU static void rotate_half(const rotation *r, int64_t from, int64_t to) {
+    for (int64_t t = from; t < to; t++)
+        for (int64_t h = 0; h < r->heads; h++) rotate_row(r, t, h, 1);
+}
+
+/* Turns the two halves of each head against each other, by its token's angles. */
+void fastchat_rotate(const rotation *r, int is_half) {
+    int64_t threads = r->tokens * r->heads * r->dim < FEW ? 1 : r->threads;
+#pragma omp parallel for num_threads((int)threads) schedule(static, 1) if (threads > 1)
+    for (int64_t t = 0; t < threads; t++)
+        (is_half ? rotate_half : rotate_wide)(r, r->tokens * t / threads,
+                                              r->tokens * (t + 1) / threads);
 }

@@ -1,4 +1,4 @@
-"""What `native.c` computes on a CPU: attention of single tokens, products of adapters, norms.
+"""What `native.c` computes on a CPU: attention of single tokens, and much that is small.
 
 PyTorch has no kernel for many sequences of different lengths with one query each. Its batched
 products, which the engine does without the compiled code, read keys and values at a third of the
@@ -14,6 +14,9 @@ of 130 with 8 heads of 64, at 1000 with 32 heads of 128:
 Products of adapters, each row by its own: without the compiled code `delta.py` takes four times as
 long. Of rank 8, three adapters and the base by turns, those of a whole layer of 512 x 2048 in
 f32 take 40 us for 8 rows and 133 us for 32, and 254 us for 98 rows of one adapter.
+
+Norms and rotary embeddings take one pass in place of eight and twelve operations, which the models'
+layers get by `norms.py` and `rotary.py`.
 
 The compiled code is made when the package is installed (`setup.py`) where there is a C compiler.
 Each row is computed alone, so that its numbers do not depend on who shares the step.
@@ -84,6 +87,17 @@ class _Norm(ctypes.Structure):
     ]
 
 
+class _Rotation(ctypes.Structure):
+    """`rotation` of native.c."""
+
+    _fields_ = [
+        ("x", ctypes.c_void_p),
+        *((name, ctypes.c_int64) for name in ("x_token", "x_head")),
+        *((name, ctypes.c_void_p) for name in ("cosine", "sine", "out")),
+        *((name, ctypes.c_int64) for name in ("tokens", "heads", "dim", "threads")),
+    ]
+
+
 @cache
 def library() -> Any | None:
     """The compiled code, or None where it was not built."""
@@ -105,6 +119,8 @@ def library() -> Any | None:
     loaded.fastchat_add_low_rank.restype = ctypes.c_int
     loaded.fastchat_norm.argtypes = [ctypes.POINTER(_Norm), ctypes.c_int]
     loaded.fastchat_norm.restype = None
+    loaded.fastchat_rotate.argtypes = [ctypes.POINTER(_Rotation), ctypes.c_int]
+    loaded.fastchat_rotate.restype = None
     integers = [ctypes.c_int64] * 2
     loaded.fastchat_write.argtypes = [
         *(ctypes.c_void_p, *integers, ctypes.c_void_p, ctypes.c_void_p),
@@ -247,3 +263,23 @@ def normalise(x: Tensor, weight: Tensor, *, epsilon: float, rounds_first: bool) 
     assert code is not None
     code.fastchat_norm(ctypes.byref(asked), x.dtype is torch.bfloat16)
     return out
+
+
+def rotate(x: Tensor, cosine: Tensor, sine: Tensor) -> Tensor:
+    """Turns the two halves of each head against each other, by its token's angles.
+
+    x: (1, H, T, D), the numbers of a head side by side, D even; cosine, sine: (1, T, D) of the same
+    type. Returns (1, H, T, D).
+    """
+    _, n_heads, n_tokens, dim = x.shape
+    out = torch.empty(1, n_tokens, n_heads, dim, dtype=x.dtype)
+    cosine, sine = cosine.contiguous(), sine.contiguous()
+    asked = _Rotation(
+        *(x.data_ptr(), x.stride(2), x.stride(1)),
+        *(cosine.data_ptr(), sine.data_ptr(), out.data_ptr()),
+        *(n_tokens, n_heads, dim, torch.get_num_threads()),
+    )
+    code = library()
+    assert code is not None
+    code.fastchat_rotate(ctypes.byref(asked), x.dtype is torch.bfloat16)
+    return out.transpose(1, 2)
