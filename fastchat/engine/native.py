@@ -26,6 +26,7 @@ from __future__ import annotations
 
 import ctypes
 import logging
+from dataclasses import dataclass
 from functools import cache
 from importlib.machinery import EXTENSION_SUFFIXES
 from pathlib import Path
@@ -39,6 +40,9 @@ from fastchat.engine.kv_cache import LayerShape
 logger = logging.getLogger(__name__)
 
 TYPES = (torch.float32, torch.bfloat16)
+
+FEW = 2**16
+"""Numbers that are written, weighted or rotated in some 20 us."""
 
 PLACE_COLUMNS = 5
 """Of a token: its row in the step, start and size of its region, its place, the first key seen."""
@@ -98,8 +102,22 @@ class _Rotation(ctypes.Structure):
     ]
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Library:
+    """The compiled code, called in two ways."""
+
+    free: Any
+    """Other threads of Python run meanwhile."""
+    held: Any
+    """They do not: one that got its turn would keep it for longer than a short call takes."""
+
+    def of(self, n_numbers: int) -> Any:
+        """How to call for so many numbers."""
+        return self.held if n_numbers < FEW else self.free
+
+
 @cache
-def library() -> Any | None:
+def library() -> Library | None:
     """The compiled code, or None where it was not built."""
     for suffix in EXTENSION_SUFFIXES:
         path = Path(__file__).with_name(f"_native{suffix}")
@@ -109,25 +127,32 @@ def library() -> Any | None:
         logger.info("attention=torch (the package was installed without a C compiler)")
         return None
     try:
-        loaded = ctypes.CDLL(str(path))
+        return Library(
+            free=_declared(ctypes.CDLL(str(path))), held=_declared(ctypes.PyDLL(str(path)))
+        )
     except OSError as error:  # of another machine, or without its OpenMP
         logger.warning("attention=torch: %s cannot be loaded: %s", path.name, error)
         return None
-    loaded.fastchat_attend.argtypes = [ctypes.POINTER(_Attention), ctypes.c_int]
-    loaded.fastchat_attend.restype = ctypes.c_int
-    loaded.fastchat_add_low_rank.argtypes = [ctypes.POINTER(_LowRank), ctypes.c_int]
-    loaded.fastchat_add_low_rank.restype = ctypes.c_int
-    loaded.fastchat_norm.argtypes = [ctypes.POINTER(_Norm), ctypes.c_int]
-    loaded.fastchat_norm.restype = None
-    loaded.fastchat_rotate.argtypes = [ctypes.POINTER(_Rotation), ctypes.c_int]
-    loaded.fastchat_rotate.restype = None
+
+
+def _declared(code: Any) -> Any:
+    """The same, with what its functions take and give."""
+    for name, structure, result in (
+        ("attend", _Attention, ctypes.c_int),
+        ("add_low_rank", _LowRank, ctypes.c_int),
+        ("norm", _Norm, None),
+        ("rotate", _Rotation, None),
+    ):
+        function = getattr(code, f"fastchat_{name}")
+        function.argtypes = [ctypes.POINTER(structure), ctypes.c_int]
+        function.restype = result
     integers = [ctypes.c_int64] * 2
-    loaded.fastchat_write.argtypes = [
+    code.fastchat_write.argtypes = [
         *(ctypes.c_void_p, *integers, ctypes.c_void_p, ctypes.c_void_p),
         *(ctypes.c_int64, *integers),
     ]
-    loaded.fastchat_write.restype = None
-    return loaded
+    code.fastchat_write.restype = None
+    return code
 
 
 def can_compute(dtype: torch.dtype, device: torch.device) -> bool:
@@ -189,7 +214,7 @@ def attend(
     )
     code = library()
     assert code is not None
-    if code.fastchat_attend(ctypes.byref(asked), query.dtype is torch.bfloat16):
+    if code.free.fastchat_attend(ctypes.byref(asked), query.dtype is torch.bfloat16):
         raise MemoryError("there is no room for the scores of a step")
 
 
@@ -202,7 +227,7 @@ def write(new: Tensor, pool: Tensor, places: Tensor, heads: int) -> None:
         new = new.contiguous()
     code, size = library(), new.itemsize
     assert code is not None
-    code.fastchat_write(
+    code.of(new.numel()).fastchat_write(
         new.data_ptr(),
         new.stride(1) * size,
         new.stride(2) * size,
@@ -238,7 +263,7 @@ def add_low_rank(
     )
     code = library()
     assert code is not None
-    if code.fastchat_add_low_rank(ctypes.byref(asked), y.dtype is torch.bfloat16):
+    if code.free.fastchat_add_low_rank(ctypes.byref(asked), y.dtype is torch.bfloat16):
         raise MemoryError("there is no room for the products of adapters")
 
 
@@ -261,7 +286,7 @@ def normalise(x: Tensor, weight: Tensor, *, epsilon: float, rounds_first: bool) 
     )
     code = library()
     assert code is not None
-    code.fastchat_norm(ctypes.byref(asked), x.dtype is torch.bfloat16)
+    code.of(x.numel()).fastchat_norm(ctypes.byref(asked), x.dtype is torch.bfloat16)
     return out
 
 
@@ -281,5 +306,5 @@ def rotate(x: Tensor, cosine: Tensor, sine: Tensor) -> Tensor:
     )
     code = library()
     assert code is not None
-    code.fastchat_rotate(ctypes.byref(asked), x.dtype is torch.bfloat16)
+    code.of(x.numel()).fastchat_rotate(ctypes.byref(asked), x.dtype is torch.bfloat16)
     return out.transpose(1, 2)

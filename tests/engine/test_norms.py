@@ -47,6 +47,7 @@ def test_it_computes_what_the_library_does(kind: Any, dtype: torch.dtype, width:
         for x, by_library in zip(inputs, wanted, strict=True):
             got = model["norm"](x)
             assert got.dtype == dtype
+            assert model["norm"].weight is plain.weight
             tolerance = 1e-5 if dtype == torch.float32 else 2**-7
             torch.testing.assert_close(got, by_library, rtol=tolerance, atol=tolerance)
 
