@@ -55,9 +55,18 @@ def _compiled(plain: Rotate) -> Rotate:
     ) -> tuple[Tensor, Tensor]:
         if more or named or not (_fits(q, cos, sin) and _fits(k, cos, sin)):
             return plain(q, k, cos, sin, *more, **named)
-        return native.rotate(q, cos, sin), native.rotate(k, cos, sin)
+        return _rotated(q, cos, sin), _rotated(k, cos, sin)
 
     return rotated
+
+
+def _rotated(x: Tensor, cosine: Tensor, sine: Tensor) -> Tensor:
+    """One text after another, so that a text's numbers are the same alone and in a batch."""
+    if len(x) == 1:
+        return native.rotate(x, cosine, sine)
+    cosine, sine = cosine.expand(len(x), -1, -1), sine.expand(len(x), -1, -1)
+    parts = [native.rotate(x[i : i + 1], cosine[i : i + 1], sine[i : i + 1]) for i in range(len(x))]
+    return torch.cat(parts)
 
 
 def _fits(x: Tensor, cosine: Tensor, sine: Tensor) -> bool:
@@ -66,10 +75,10 @@ def _fits(x: Tensor, cosine: Tensor, sine: Tensor) -> bool:
         native.can_compute(x.dtype, x.device)
         and x.dtype == cosine.dtype == sine.dtype
         and x.dim() == 4
-        and x.shape[0] == 1
         and x.shape[3] % 2 == 0
         and x.stride(3) == 1
-        and cosine.shape == sine.shape == (1, x.shape[2], x.shape[3])
+        and cosine.shape == sine.shape
+        and cosine.shape in ((1, x.shape[2], x.shape[3]), (len(x), x.shape[2], x.shape[3]))
     )
 
 

@@ -82,13 +82,41 @@ def test_other_models_of_the_class_keep_their_own() -> None:
     assert compile_rotary(one, torch.float32) == 0, "once is enough"
 
 
-def test_several_texts_side_by_side_are_the_librarys_work() -> None:
-    model = model_of("llama")
-    ids = torch.arange(3, 43).view(2, 20)
+@pytest.mark.parametrize("dtype", native.TYPES)
+@pytest.mark.parametrize("first", [0, 5])
+def test_a_text_is_the_same_alone_and_beside_others(first: int, dtype: torch.dtype) -> None:
+    model = model_of("llama", dtype)
+    ids, places = torch.arange(3, 43).view(2, 20), torch.stack([torch.arange(20)] * 2)
+    places[1] += first
     with torch.inference_mode():
-        wanted = model(ids).logits
-        compile_rotary(model, torch.float32)
-        torch.testing.assert_close(model(ids).logits, wanted, rtol=1e-5, atol=1e-5)
+        wanted = model(ids, position_ids=places).logits.float()
+        compile_rotary(model, dtype)
+        together = model(ids, position_ids=places).logits.float()
+        alone = [model(ids[i : i + 1], position_ids=places[i : i + 1]).logits for i in range(2)]
+    tolerance = 1e-5 if dtype == torch.float32 else 0.1
+    size = float(wanted.abs().max())
+    assert float((together - wanted).abs().max()) <= tolerance * size
+    assert float((together - torch.cat(alone).float()).abs().max()) <= tolerance * size
+
+
+@pytest.mark.parametrize("n_angles", [1, 3])
+def test_in_16_bits_a_text_is_rotated_the_same_in_a_batch(n_angles: int) -> None:
+    from transformers.models.llama.modeling_llama import apply_rotary_pos_emb
+
+    from fastchat.engine.rotary import _compiled
+
+    rotate = _compiled(apply_rotary_pos_emb)
+    generator = torch.Generator().manual_seed(2)
+    q = torch.randn(3, 4, 7, 16, generator=generator).bfloat16()
+    k = torch.randn(3, 2, 7, 16, generator=generator).bfloat16()
+    angles = torch.randn(n_angles, 7, 16, generator=generator)
+    cosine, sine = angles.cos().bfloat16(), angles.sin().bfloat16()
+    together = rotate(q, k, cosine, sine)
+    for i in range(3):
+        own = slice(i, i + 1) if n_angles == 3 else slice(0, 1)
+        alone = rotate(q[i : i + 1], k[i : i + 1], cosine[own], sine[own])
+        assert torch.equal(together[0][i : i + 1], alone[0])
+        assert torch.equal(together[1][i : i + 1], alone[1])
 
 
 def test_another_rotation_stays(monkeypatch: pytest.MonkeyPatch) -> None:
