@@ -97,6 +97,7 @@ def in_torch_operations(wide: int | None, monkeypatch: pytest.MonkeyPatch) -> No
         monkeypatch.setattr("fastchat.engine.delta.WIDE", wide)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("is_packed", [False, True])
 @pytest.mark.parametrize("n_idle", [0, 4])
 @pytest.mark.parametrize("wide", [1, 100, None])

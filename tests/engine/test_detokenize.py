@@ -121,6 +121,7 @@ def test_an_answer_that_continues_a_prompt_keeps_its_blank(tokenizer: Any) -> No
             assert first + rest == tokenizer.decode(whole)
 
 
+@pytest.mark.slow
 @settings(max_examples=300, deadline=None)
 @given(data=st.data())
 def test_any_ids_in_any_portions_give_the_tokenizers_own_text(
