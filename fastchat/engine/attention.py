@@ -55,9 +55,10 @@ def attend(
     shape = cache.shapes[layer]
     keys, values = cache.keys[layer], cache.values[layer]
     is_native = native.can_compute(query.dtype, query.device) and query.dtype == shape.dtype
-    if is_native:
-        native.write(key, keys, plan.places(how.window).all, shape.kv_heads)
-        native.write(value, values, plan.places(how.window).all, shape.kv_heads)
+    places = plan.places(how.window) if is_native else None
+    if places is not None:
+        native.write(key, keys, places.all, shape.kv_heads)
+        native.write(value, values, places.all, shape.kv_heads)
     else:
         rows = plan.write_rows(shape)
         for pool, new, dim in ((keys, key, shape.key_dim), (values, value, shape.value_dim)):
@@ -68,8 +69,7 @@ def attend(
     out = tokens.new_empty(len(tokens), tokens.shape[1], shape.value_dim)
     if plan.n_padding:
         out[len(tokens) - plan.n_padding :] = 0
-    if is_native:
-        places = plan.places(how.window)
+    if places is not None:
         if len(places.single):
             native.attend(
                 *(query, keys, values, places.single, out, shape),

@@ -44,9 +44,6 @@ TYPES = (torch.float32, torch.bfloat16)
 FEW = 2**16
 """Numbers that are written, weighted or rotated in some 20 us."""
 
-PLACE_COLUMNS = 5
-"""Of a token: its row in the step, start and size of its region, its place, the first key seen."""
-
 
 class _Attention(ctypes.Structure):
     """`attention` of native.c."""
@@ -178,7 +175,8 @@ def attend(
     Args:
         query: (1, H, T, D), the numbers of a head side by side.
         keys, values: the pools of the layer, flat.
-        places: (n, 5) of int64, columns as `PLACE_COLUMNS` says.
+        places: (n, 5) of int64, of a token: its row in the step, start and size of its region, its
+            place, the first key it sees.
         out: (T, H, D of the values), contiguous; rows of other tokens are left as they are.
         shape: of the layer; its device and type are those that `can_compute` took.
         longest: keys that a place sees at most.

@@ -6,6 +6,12 @@ from typing import Any
 
 import pytest
 
+from fastchat.engine import native
+
+needs_compiler = pytest.mark.skipif(
+    native.library() is None, reason="the package was installed without a C compiler"
+)
+
 SLOTS = (
     "llama",
     "qwen2",

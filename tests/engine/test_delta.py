@@ -5,11 +5,11 @@ from collections.abc import Sequence
 import pytest
 import torch
 
-from fastchat.engine import native
 from fastchat.engine.compiled_delta import CompiledDelta
 from fastchat.engine.delta import Delta
 from fastchat.engine.owned_rows import BASE, OwnedRows, Places
 from fastchat.model.adapters import LowRank
+from tests.engine.conftest import needs_compiler
 
 CPU = torch.device("cpu")
 N_IN = 24
@@ -33,11 +33,7 @@ def pairs(sizes: Sequence[int]) -> dict[tuple[int, int], LowRank]:
 
 KINDS = [
     pytest.param(False, id="torch"),
-    pytest.param(
-        True,
-        id="compiled",
-        marks=pytest.mark.skipif(native.library() is None, reason="installed without a compiler"),
-    ),
+    pytest.param(True, id="compiled", marks=needs_compiler),
 ]
 
 
@@ -131,7 +127,7 @@ def test_a_product_of_another_type_is_added_to(dtype: torch.dtype, is_compiled: 
     )
 
 
-@pytest.mark.skipif(native.library() is None, reason="installed without a compiler")
+@needs_compiler
 @pytest.mark.parametrize("n_threads", [2, 5, 64])
 def test_threads_change_nothing_of_a_row_but_the_last_digits(n_threads: int) -> None:
     owners, sizes, before = [0, 2, BASE, 3] * 8, [16, 4], torch.get_num_threads()

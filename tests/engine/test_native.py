@@ -9,10 +9,9 @@ from torch import Tensor
 
 from fastchat.engine import native
 from fastchat.engine.kv_cache import LayerShape
+from tests.engine.conftest import needs_compiler
 
-pytestmark = pytest.mark.skipif(
-    native.library() is None, reason="the package was installed without a C compiler"
-)
+pytestmark = needs_compiler
 
 LENGTHS = (1, 2, 37, 130, 64)
 SIZE = 192

@@ -9,11 +9,9 @@ from torch import Tensor, nn
 
 from fastchat.engine import native
 from fastchat.engine.norms import CompiledNorm, compile_norms
-from tests.engine.conftest import config_of
+from tests.engine.conftest import config_of, needs_compiler
 
-pytestmark = pytest.mark.skipif(
-    native.library() is None, reason="the package was installed without a C compiler"
-)
+pytestmark = needs_compiler
 
 
 def norm_classes() -> list[Any]:

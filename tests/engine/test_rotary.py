@@ -7,11 +7,9 @@ import torch
 
 from fastchat.engine import native
 from fastchat.engine.rotary import NAME, compile_rotary
-from tests.engine.conftest import config_of
+from tests.engine.conftest import config_of, needs_compiler
 
-pytestmark = pytest.mark.skipif(
-    native.library() is None, reason="the package was installed without a C compiler"
-)
+pytestmark = needs_compiler
 
 
 def model_of(architecture: str, dtype: torch.dtype = torch.float32) -> Any:
